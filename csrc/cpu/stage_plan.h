@@ -1,0 +1,70 @@
+#pragma once
+// What a call of stage_eval is to do: read from its flat arguments, checked, and packed for the kernels.
+#include <vector>
+
+#include "../check.h"
+#include "conv.h"
+
+namespace pathnet {
+
+enum class Form { kBasic, kPreact, kBottleneck };
+enum class Shortcut { kIdentity, kPad, kConv };
+
+struct Norm {
+  Tensor weight, bias, mean, var;  // [channels] each
+  double eps = 0.0;
+};
+
+// A convolution with the batch norm that follows it, if one does.
+struct ConvNorm {
+  Tensor weight;  // [out, in, kernel, kernel]
+  bool has_norm = false;
+  Norm norm;
+  Conv conv;
+};
+
+struct Shape {
+  int64_t height, width, channels;  // the real number of channels
+};
+
+struct Block {
+  Form form;
+  Shortcut shortcut;
+  int64_t stride;
+  int64_t pad_before;
+  Shape in, out;
+  Norm first_norm;                    // pre-activation: the norm on the block's input ...
+  const float* first_scale = nullptr;  // ... folded
+  const float* first_shift = nullptr;
+  std::vector<ConvNorm> branch;  // the residual function
+  ConvNorm projection;           // where shortcut == kConv
+  bool runs = false;             // for at least one image
+};
+
+// Per image and block: does it run, and with which multiplier.
+class Switches {
+ public:
+  Switches(const Tensor& gates, const Tensor& scales, int64_t images, int64_t blocks);
+  bool runs(int64_t image, int64_t block) const { return gates_[image * gate_image_ + block * gate_block_] != 0; }
+  float scale(int64_t image, int64_t block) const { return scales_[image * scale_image_ + block * scale_block_]; }
+
+ private:
+  const int8_t* gates_;
+  const float* scales_;
+  int64_t gate_image_, gate_block_, scale_image_, scale_block_;
+};
+
+struct Plan {
+  std::vector<Block> blocks;
+  Shape in, out;
+  int64_t image_floats = 0;  // that the largest image needs with its border
+  Tensor packed;             // all folded weights
+};
+
+Plan read_plan(const Tensor& x, const std::vector<Tensor>& tensors, const std::vector<int64_t>& blocks,
+               const std::vector<double>& eps);
+
+// Folds and packs the weights of every block that runs.
+void pack(Plan& plan);
+
+}  // namespace pathnet
