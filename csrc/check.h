@@ -2,16 +2,27 @@
 // Argument checks. Every message names the operator, the argument, the rule and the value.
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 
 namespace pathnet {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// Raises ValueError in Python with the parts put together, and nothing else (STD_TORCH_CHECK adds
+// file and line).
+template <typename... Parts>
+void check(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
 
 inline std::string to_string(torch::headeronly::IntHeaderOnlyArrayRef sizes) {
   std::ostringstream text;
@@ -23,17 +34,20 @@ inline std::string to_string(torch::headeronly::IntHeaderOnlyArrayRef sizes) {
 
 // A dense CPU tensor of this dtype; `name` says which argument of which operator it is.
 inline void check_cpu(const Tensor& tensor, ScalarType dtype, const std::string& name) {
-  STD_TORCH_CHECK(tensor.defined(), name, " must be a tensor, but it is undefined.");
-  STD_TORCH_CHECK(tensor.is_cpu(), name, " must be a CPU tensor: move it with .cpu().");
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must have dtype ", torch::headeronly::toString(dtype),
-                  ", but it has ", torch::headeronly::toString(tensor.scalar_type()), '.');
+  check(tensor.defined(), name, " must be a tensor, but it is undefined.");
+  check(tensor.is_cpu(), name, " must be a CPU tensor: move it with .cpu().");
+  check(tensor.scalar_type() == dtype, name, " must have dtype ",
+        torch::headeronly::toString(dtype), ", but it has ",
+        torch::headeronly::toString(tensor.scalar_type()), '.');
 }
 
-inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> shape, const std::string& name) {
+inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> shape,
+                        const std::string& name) {
   const torch::headeronly::IntHeaderOnlyArrayRef wanted(shape.begin(), shape.size());
   const bool equal = tensor.dim() == static_cast<int64_t>(shape.size()) &&
                      std::equal(shape.begin(), shape.end(), tensor.sizes().data());
-  STD_TORCH_CHECK(equal, name, " must have shape ", to_string(wanted), ", but it has ", to_string(tensor.sizes()), '.');
+  check(equal, name, " must have shape ", to_string(wanted), ", but it has ",
+        to_string(tensor.sizes()), '.');
 }
 
 }  // namespace pathnet

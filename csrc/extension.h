@@ -5,8 +5,8 @@
 
 namespace pathnet {
 
-// Raised together with SCHEMA_VERSION in pathnet/ops/schemas.py whenever a schema changes: an extension of another
-// version is not used.
+// Raised together with SCHEMA_VERSION in pathnet/ops/schemas.py whenever a schema changes: an
+// extension of another version is not used.
 constexpr long kSchemaVersion = 1;
 
 #define PATHNET_STRING_(x) #x
@@ -14,7 +14,8 @@ constexpr long kSchemaVersion = 1;
 constexpr const char* kBuiltWithTorch = PATHNET_STRING(TORCH_VERSION_MAJOR) "." PATHNET_STRING(
     TORCH_VERSION_MINOR) "." PATHNET_STRING(TORCH_VERSION_PATCH);
 
-// The operators register themselves when the library is loaded; the module carries only facts about the build.
+// The operators register themselves when the library is loaded; the module carries only facts about
+// the build.
 inline PyObject* create_module(PyModuleDef* definition) {
   PyObject* module = PyModule_Create(definition);
   if (module == nullptr) return nullptr;

@@ -5,9 +5,9 @@ namespace pathnet {
 
 // A convolution with batch norm folded in, packed for the kernels; padding is kernel / 2.
 struct Conv {
-  int64_t in_channels = 0;   // both counts are multiples of kBlock
+  int64_t in_channels = 0;  // both counts are multiples of kBlock
   int64_t out_channels = 0;
-  int64_t kernel = 1;        // 1 or 3
+  int64_t kernel = 1;  // 1 or 3
   int64_t stride = 1;
   const float* weights = nullptr;  // [out_channels / kBlock, kernel, kernel, in_channels, kBlock]
   const float* bias = nullptr;     // [out_channels]
@@ -38,11 +38,10 @@ extern const Kernels kAvx512Kernels;
 // The fastest kernels that this processor runs.
 inline const Kernels& kernels() {
 #if defined(__x86_64__)
-  static const Kernels& chosen = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")
-                                     ? kAvx512Kernels
-                                 : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-                                     ? kAvx2Kernels
-                                     : kPortableKernels;
+  static const Kernels& chosen =
+      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") ? kAvx512Kernels
+      : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")       ? kAvx2Kernels
+                                                                              : kPortableKernels;
   return chosen;
 #else
   return kPortableKernels;

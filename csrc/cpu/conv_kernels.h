@@ -1,14 +1,15 @@
-// The direct convolution, written once for every instruction set. A file that includes this has first chosen its
-// instructions (#pragma GCC target) and defined
+// The direct convolution, written once for every instruction set. A file that includes this has
+// first chosen its instructions (#pragma GCC target) and defined
 //   PATHNET_KERNELS      name of the table that it defines
 //   PATHNET_LANES        floats in one register
 //   PATHNET_PIXELS       output pixels in registers with 16 channels
 //   PATHNET_WIDE_PIXELS  the same with 32 channels, 0 where there are too few registers for that
-// Everything stands in an anonymous namespace: code for one instruction set must never be linked into another.
+// Everything stands in an anonymous namespace: code for one instruction set must never be linked
+// into another.
 //
-// A tile of P pixels x V registers of output channels stays in registers while all taps and input channels are
-// added. In the padded channels-last image the taps of one kernel row are contiguous, so a convolution is
-// kernel-many runs of a matrix product whose rows overlap.
+// A tile of P pixels x V registers of output channels stays in registers while all taps and input
+// channels are added. In the padded channels-last image the taps of one kernel row are contiguous,
+// so a convolution is kernel-many runs of a matrix product whose rows overlap.
 #include <utility>
 
 #include "conv.h"
@@ -20,18 +21,19 @@ constexpr int kLanes = PATHNET_LANES;
 constexpr int kRegisters = kBlock / kLanes;  // that hold one block of channels
 
 using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
-using LooseVector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+using LooseVector =
+    float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 
 struct Tile {
-  const float* in;          // first tap of the first pixel
-  int64_t in_row;           // floats from one kernel row to the next
-  int64_t in_pixel;         // floats from one output pixel's first tap to the next one's
+  const float* in;   // first tap of the first pixel
+  int64_t in_row;    // floats from one kernel row to the next
+  int64_t in_pixel;  // floats from one output pixel's first tap to the next one's
   int64_t kernel_rows;
-  int64_t run;              // taps of one kernel row times input channels
-  const float* weights;     // [kernel_rows, run, kBlock], one such array per block of channels
-  int64_t weights_block;    // floats from one block's weights to the next
+  int64_t run;            // taps of one kernel row times input channels
+  const float* weights;   // [kernel_rows, run, kBlock], one such array per block of channels
+  int64_t weights_block;  // floats from one block's weights to the next
   const float* bias;
-  float* out;               // first pixel
+  float* out;  // first pixel
   int64_t out_pixel;
 };
 
@@ -50,7 +52,8 @@ void convolve_tile(const Tile& t, const Epilogue& epilogue) {
       Vector w[V];
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v)
-        w[v] = *(const LooseVector*)(weights + v / kRegisters * t.weights_block + v % kRegisters * kLanes);
+        w[v] = *(const LooseVector*)(weights + v / kRegisters * t.weights_block +
+                                     v % kRegisters * kLanes);
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p)
 #pragma GCC unroll 16
@@ -81,9 +84,11 @@ constexpr auto tile_functions(std::integer_sequence<int, P...>) {
   return Table{{convolve_tile<V, P + 1>...}};
 }
 
-// The output channels of `blocks` blocks from `block` on, for all pixels; rows are split into tiles of even width.
+// The output channels of `blocks` blocks from `block` on, for all pixels; rows are split into tiles
+// of even width.
 template <int V, int kPixels>
-void convolve_blocks(const Conv& conv, int64_t block, const Image& in, const Image& out, const Epilogue& epilogue) {
+void convolve_blocks(const Conv& conv, int64_t block, const Image& in, const Image& out,
+                     const Epilogue& epilogue) {
   constexpr auto tiles = tile_functions<V>(std::make_integer_sequence<int, kPixels>());
   const int64_t halo = conv.kernel / 2;
   const int64_t parts = (out.width + kPixels - 1) / kPixels;
@@ -114,7 +119,8 @@ void convolve(const Conv& conv, const Image& in, const Image& out, const Epilogu
   for (; block + 2 <= blocks; block += 2)
     convolve_blocks<2 * kRegisters, PATHNET_WIDE_PIXELS>(conv, block, in, out, epilogue);
 #endif
-  for (; block < blocks; ++block) convolve_blocks<kRegisters, PATHNET_PIXELS>(conv, block, in, out, epilogue);
+  for (; block < blocks; ++block)
+    convolve_blocks<kRegisters, PATHNET_PIXELS>(conv, block, in, out, epilogue);
 }
 
 void affine_relu(const Image& in, const float* scale, const float* shift, const Image& out) {

@@ -1,4 +1,5 @@
-// pathnet._C: the CPU operators. It needs libc10 and libtorch_cpu alone, so it also loads on a CPU build of torch.
+// pathnet._C: the CPU operators. It needs libc10 and libtorch_cpu alone, so it also loads on a CPU
+// build of torch.
 #include "../extension.h"
 
 PyMODINIT_FUNC PyInit__C() {

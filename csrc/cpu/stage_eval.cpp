@@ -1,8 +1,10 @@
-// stage_eval: a chain of gated residual blocks in evaluation, batch norm folded into the convolutions.
+// stage_eval: a chain of gated residual blocks in evaluation, batch norm folded into the
+// convolutions.
 //
-// Depth-first: each thread takes one image through all blocks before it takes the next, so that activations stay in
-// its cache and the batch is read once and written once. A block that is OFF on an identity shortcut does nothing.
-// An image's result depends on that image alone, so the bits do not depend on the number of threads.
+// Depth-first: each thread takes one image through all blocks before it takes the next, so that
+// activations stay in its cache and the batch is read once and written once. A block that is OFF on
+// an identity shortcut does nothing. An image's result depends on that image alone, so the bits do
+// not depend on the number of threads.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -16,10 +18,12 @@
 namespace pathnet {
 namespace {
 
-// The memory of one thread: the stream through the blocks, the block's next value, and two values inside the branch.
+// The memory of one thread: the stream through the blocks, the block's next value, and two values
+// inside the branch.
 struct Scratch {
   Scratch(float* memory, int64_t image_floats) {
-    for (Image* image : {&stream, &next, &inner[0], &inner[1]}) image->data = memory, memory += image_floats;
+    for (Image* image : {&stream, &next, &inner[0], &inner[1]})
+      image->data = memory, memory += image_floats;
   }
   Image stream, next;
   std::array<Image, 2> inner;
@@ -70,15 +74,18 @@ void store(const Image& from, int64_t channels, const View<float>& to) {
   }
 }
 
-// Every stride-th pixel of `from`, its channels put behind `before` channels of zeros and followed by zeros.
-void pad_channels(const Image& from, int64_t channels, int64_t stride, int64_t before, bool relu, const Image& to) {
+// Every stride-th pixel of `from`, its channels put behind `before` channels of zeros and followed
+// by zeros.
+void pad_channels(const Image& from, int64_t channels, int64_t stride, int64_t before, bool relu,
+                  const Image& to) {
   for (int64_t i = 0; i < to.height; ++i) {
     float* row = to.row(i);
     std::fill(row, row + to.width * to.channels, 0.0f);
     for (int64_t j = 0; j < to.width; ++j) {
       const float* source = from.row(i * stride) + j * stride * from.channels;
       float* target = row + j * to.channels + before;
-      for (int64_t c = 0; c < channels; ++c) target[c] = relu && source[c] < 0.0f ? 0.0f : source[c];
+      for (int64_t c = 0; c < channels; ++c)
+        target[c] = relu && source[c] < 0.0f ? 0.0f : source[c];
     }
   }
 }
@@ -89,7 +96,8 @@ void run_shortcut(const Block& block, bool relu, Scratch& scratch) {
   const Shape& out = block.out;
   scratch.next.reshape(out.height, out.width, round_up_to_block(out.channels));
   if (block.shortcut == Shortcut::kPad)
-    pad_channels(scratch.stream, block.in.channels, block.stride, block.pad_before, relu, scratch.next);
+    pad_channels(scratch.stream, block.in.channels, block.stride, block.pad_before, relu,
+                 scratch.next);
   else
     kernels().convolve(block.projection.conv, scratch.stream, scratch.next, {.relu = relu});
 }
@@ -107,7 +115,8 @@ void run_branch(const Block& block, float scale, Scratch& scratch, const Image& 
   for (size_t i = 0; i + 1 < block.branch.size(); ++i) {
     const Conv& conv = block.branch[i].conv;
     Image& out = scratch.inner[free];
-    out.reshape((in->height - 1) / conv.stride + 1, (in->width - 1) / conv.stride + 1, conv.out_channels);
+    out.reshape((in->height - 1) / conv.stride + 1, (in->width - 1) / conv.stride + 1,
+                conv.out_channels);
     kernels().convolve(conv, *in, out, {.relu = true});
     in = &out, free ^= 1;
   }
@@ -123,8 +132,9 @@ void run_block(const Block& block, bool runs, float scale, Scratch& scratch) {
   if (!identity) std::swap(scratch.stream, scratch.next);
 }
 
-Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales, std::vector<Tensor> tensors,
-                      std::vector<int64_t> blocks, std::vector<double> eps) {
+Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales,
+                      std::vector<Tensor> tensors, std::vector<int64_t> blocks,
+                      std::vector<double> eps) {
   Plan plan = read_plan(x, tensors, blocks, eps);
   const int64_t images = x.size(0), count = plan.blocks.size();
   const Switches switches(gates, scales, images, count);
@@ -132,11 +142,13 @@ Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales
   const auto format = suggests_channels_last(x) ? torch::headeronly::MemoryFormat::ChannelsLast
                                                 : torch::headeronly::MemoryFormat::Contiguous;
   const std::array<int64_t, 4> sizes = {images, plan.out.channels, plan.out.height, plan.out.width};
-  Tensor out = torch::stable::empty(sizes, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt, format);
+  Tensor out = torch::stable::empty(sizes, ScalarType::Float, std::nullopt, std::nullopt,
+                                    std::nullopt, format);
   if (images == 0) return out;
 
   for (int64_t b = 0; b < count; ++b)
-    for (int64_t n = 0; n < images && !plan.blocks[b].runs; ++n) plan.blocks[b].runs = switches.runs(n, b);
+    for (int64_t n = 0; n < images && !plan.blocks[b].runs; ++n)
+      plan.blocks[b].runs = switches.runs(n, b);
   pack(plan);
 
   const int64_t workers = std::min<int64_t>(images, torch::stable::get_num_threads());
@@ -162,4 +174,6 @@ Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales
 }  // namespace
 }  // namespace pathnet
 
-STABLE_TORCH_LIBRARY_IMPL(pathnet, CPU, m) { m.impl("stage_eval", TORCH_BOX(&pathnet::stage_eval_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(pathnet, CPU, m) {
+  m.impl("stage_eval", TORCH_BOX(&pathnet::stage_eval_cpu));
+}

@@ -1,4 +1,5 @@
-// Folds batch norms into the convolutions and puts the weights into the order in which the kernels read them.
+// Folds batch norms into the convolutions and puts the weights into the order in which the kernels
+// read them.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -17,7 +18,8 @@ struct Affine {
 
 // A vector of channels with any stride.
 struct Channels {
-  explicit Channels(const Tensor& tensor) : data(tensor.const_data_ptr<float>()), stride(tensor.stride(0)) {}
+  explicit Channels(const Tensor& tensor)
+      : data(tensor.const_data_ptr<float>()), stride(tensor.stride(0)) {}
   double operator[](int64_t c) const { return data[c * stride]; }
   const float* data;
   int64_t stride;
@@ -34,14 +36,17 @@ std::vector<Affine> fold(const Norm& norm) {
   return result;
 }
 
-// [out, in, kernel, kernel] -> [out / 16, kernel, kernel, in, 16]; channels that only fill a block get zeros
+// [out, in, kernel, kernel] -> [out / 16, kernel, kernel, in, 16]; channels that only fill a block
+// get zeros
 void pack_conv(const ConvNorm& step, float* weights, float* bias) {
   const Conv& conv = step.conv;
-  const int64_t out_channels = step.weight.size(0), in_channels = step.weight.size(1), kernel = conv.kernel;
+  const int64_t out_channels = step.weight.size(0), in_channels = step.weight.size(1),
+                kernel = conv.kernel;
   const int64_t out_stride = step.weight.stride(0), in_stride = step.weight.stride(1);
   const int64_t row_stride = step.weight.stride(2), column_stride = step.weight.stride(3);
   const float* source = step.weight.const_data_ptr<float>();
-  const std::vector<Affine> folded = step.has_norm ? fold(step.norm) : std::vector<Affine>(out_channels);
+  const std::vector<Affine> folded =
+      step.has_norm ? fold(step.norm) : std::vector<Affine>(out_channels);
   if (out_channels != conv.out_channels || in_channels != conv.in_channels)
     std::fill(weights, weights + conv.taps() * conv.out_channels, 0.0f);
   std::fill(bias, bias + conv.out_channels, 0.0f);
@@ -99,7 +104,8 @@ void pack(Plan& plan) {
   }
   torch::stable::parallel_for(0, convs.size(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      pack_conv(*convs[i], const_cast<float*>(convs[i]->conv.weights), const_cast<float*>(convs[i]->conv.bias));
+      pack_conv(*convs[i], const_cast<float*>(convs[i]->conv.weights),
+                const_cast<float*>(convs[i]->conv.bias));
   });
 }
 

@@ -6,26 +6,28 @@
 namespace pathnet {
 namespace {
 
-constexpr int64_t kMaxSide = int64_t{1} << 20;         // of height, width and channels: products then fit 64 bits
+constexpr int64_t kMaxSide = int64_t{1}
+                             << 20;  // of height, width and channels: products then fit 64 bits
 constexpr int64_t kMaxImageFloats = int64_t{1} << 36;  // 256 GiB
 constexpr int64_t kIntegersPerBlock = 4;
 
 // Reads tensors and eps in execution order.
 class Reader {
  public:
-  Reader(const std::vector<Tensor>& tensors, const std::vector<double>& eps) : tensors_(tensors), eps_(eps) {}
+  Reader(const std::vector<Tensor>& tensors, const std::vector<double>& eps)
+      : tensors_(tensors), eps_(eps) {}
 
   ConvNorm conv(int64_t block, int64_t in_channels, int64_t stride) {
     const std::string name = next_name("a convolution weight", block);
     ConvNorm result;
     result.weight = next_tensor(name);
-    STD_TORCH_CHECK(result.weight.dim() == 4, name, " must have 4 dimensions, but its shape is ",
-                    to_string(result.weight.sizes()), '.');
+    check(result.weight.dim() == 4, name, " must have 4 dimensions, but its shape is ",
+          to_string(result.weight.sizes()), '.');
     const int64_t out_channels = result.weight.size(0), kernel = result.weight.size(2);
-    STD_TORCH_CHECK(kernel == 1 || kernel == 3, name, " must have a kernel of 1 or 3, but its shape is ",
-                    to_string(result.weight.sizes()), '.');
-    STD_TORCH_CHECK(out_channels >= 1 && out_channels <= kMaxSide, name, " must have 1 to ", kMaxSide,
-                    " output channels, but its shape is ", to_string(result.weight.sizes()), '.');
+    check(kernel == 1 || kernel == 3, name, " must have a kernel of 1 or 3, but its shape is ",
+          to_string(result.weight.sizes()), '.');
+    check(out_channels >= 1 && out_channels <= kMaxSide, name, " must have 1 to ", kMaxSide,
+          " output channels, but its shape is ", to_string(result.weight.sizes()), '.');
     check_shape(result.weight, {out_channels, in_channels, kernel, kernel}, name);
     result.conv.in_channels = round_up_to_block(in_channels);
     result.conv.out_channels = round_up_to_block(out_channels);
@@ -41,8 +43,8 @@ class Reader {
       *part = next_tensor(name);
       check_shape(*part, {channels}, name);
     }
-    STD_TORCH_CHECK(eps_at_ < eps_.size(), "stage_eval: eps must have one value per batch norm, but it has only ",
-                    eps_.size(), '.');
+    check(eps_at_ < eps_.size(),
+          "stage_eval: eps must have one value per batch norm, but it has only ", eps_.size(), '.');
     result.eps = eps_[eps_at_++];
     return result;
   }
@@ -55,19 +57,21 @@ class Reader {
   }
 
   void finish() const {
-    STD_TORCH_CHECK(at_ == tensors_.size(), "stage_eval: tensors must hold ", at_, " tensors for these blocks, got ",
-                    tensors_.size(), '.');
-    STD_TORCH_CHECK(eps_at_ == eps_.size(), "stage_eval: eps must hold ", eps_at_, " values for these blocks, got ",
-                    eps_.size(), '.');
+    check(at_ == tensors_.size(), "stage_eval: tensors must hold ", at_,
+          " tensors for these blocks, got ", tensors_.size(), '.');
+    check(eps_at_ == eps_.size(), "stage_eval: eps must hold ", eps_at_,
+          " values for these blocks, got ", eps_.size(), '.');
   }
 
  private:
   std::string next_name(const char* role, int64_t block) const {
-    return "stage_eval: tensors[" + std::to_string(at_) + "] (" + role + " of block " + std::to_string(block) + ")";
+    return "stage_eval: tensors[" + std::to_string(at_) + "] (" + role + " of block " +
+           std::to_string(block) + ")";
   }
 
   const Tensor& next_tensor(const std::string& name) {
-    STD_TORCH_CHECK(at_ < tensors_.size(), name, " is missing: tensors has only ", tensors_.size(), " entries.");
+    check(at_ < tensors_.size(), name, " is missing: tensors has only ", tensors_.size(),
+          " entries.");
     check_cpu(tensors_[at_], ScalarType::Float, name);
     return tensors_[at_++];
   }
@@ -104,32 +108,37 @@ void read_shortcut(Block& block, int64_t index, Reader& reader) {
   const int64_t in = block.in.channels, out = block.out.channels;
   switch (block.shortcut) {
     case Shortcut::kIdentity:
-      STD_TORCH_CHECK(in == out && block.stride == 1, "stage_eval: block ", index,
-                      " has the identity shortcut, so it needs stride 1 and equal channels, but it has stride ",
-                      block.stride, " and maps ", in, " channels to ", out, '.');
+      check(
+          in == out && block.stride == 1, "stage_eval: block ", index,
+          " has the identity shortcut, so it needs stride 1 and equal channels, but it has stride ",
+          block.stride, " and maps ", in, " channels to ", out, '.');
       break;
     case Shortcut::kPad:
-      STD_TORCH_CHECK(block.pad_before >= 0 && block.pad_before <= out - in, "stage_eval: pad_before of block ", index,
-                      " must lie between 0 and the ", out - in, " channels that are added, got ", block.pad_before, '.');
+      check(block.pad_before >= 0 && block.pad_before <= out - in,
+            "stage_eval: pad_before of block ", index, " must lie between 0 and the ", out - in,
+            " channels that are added, got ", block.pad_before, '.');
       break;
     case Shortcut::kConv:
       block.projection = block.form == Form::kPreact ? reader.conv(index, in, block.stride)
                                                      : reader.conv_norm(index, in, block.stride);
-      STD_TORCH_CHECK(block.projection.weight.size(0) == out && block.projection.conv.kernel == 1,
-                      "stage_eval: the shortcut convolution of block ", index, " must be 1x1 with ", out,
-                      " output channels, but its weight has shape ", to_string(block.projection.weight.sizes()), '.');
+      check(block.projection.weight.size(0) == out && block.projection.conv.kernel == 1,
+            "stage_eval: the shortcut convolution of block ", index, " must be 1x1 with ", out,
+            " output channels, but its weight has shape ",
+            to_string(block.projection.weight.sizes()), '.');
       break;
   }
 }
 
 Block read_block(const int64_t* integers, int64_t index, const Shape& in, Reader& reader) {
-  const auto [form, stride, shortcut, pad_before] = std::tie(integers[0], integers[1], integers[2], integers[3]);
-  STD_TORCH_CHECK(form >= 0 && form <= 2, "stage_eval: blocks must give form 0, 1 or 2 for block ", index, ", got ",
-                  form, '.');
-  STD_TORCH_CHECK(stride >= 1 && stride <= kMaxSide, "stage_eval: blocks must give a stride of 1 to ", kMaxSide,
-                  " for block ", index, ", got ", stride, '.');
-  STD_TORCH_CHECK(shortcut >= 0 && shortcut <= 2, "stage_eval: blocks must give shortcut 0, 1 or 2 for block ", index,
-                  ", got ", shortcut, '.');
+  const auto [form, stride, shortcut, pad_before] =
+      std::tie(integers[0], integers[1], integers[2], integers[3]);
+  check(form >= 0 && form <= 2, "stage_eval: blocks must give form 0, 1 or 2 for block ", index,
+        ", got ", form, '.');
+  check(stride >= 1 && stride <= kMaxSide, "stage_eval: blocks must give a stride of 1 to ",
+        kMaxSide, " for block ", index, ", got ", stride, '.');
+  check(shortcut >= 0 && shortcut <= 2,
+        "stage_eval: blocks must give shortcut 0, 1 or 2 for block ", index, ", got ", shortcut,
+        '.');
   Block block{};
   block.form = static_cast<Form>(form);
   block.shortcut = static_cast<Shortcut>(shortcut);
@@ -148,7 +157,8 @@ int64_t floats(int64_t height, int64_t width, int64_t channels) {
 int64_t image_floats(const Block& block) {
   int64_t most = std::max(floats(block.in.height, block.in.width, block.in.channels),
                           floats(block.out.height, block.out.width, block.out.channels));
-  for (const ConvNorm& step : block.branch)  // each output at the input's size: at least what it needs
+  for (const ConvNorm& step :
+       block.branch)  // each output at the input's size: at least what it needs
     most = std::max(most, floats(block.in.height, block.in.width, step.conv.out_channels));
   return most;
 }
@@ -156,29 +166,32 @@ int64_t image_floats(const Block& block) {
 }  // namespace
 
 Switches::Switches(const Tensor& gates, const Tensor& scales, int64_t images, int64_t blocks) {
-  const auto check = [&](const Tensor& tensor, ScalarType dtype, const std::string& name) {
+  const auto check_switch = [&](const Tensor& tensor, ScalarType dtype, const std::string& name) {
     check_cpu(tensor, dtype, name);
     if (tensor.dim() == 2) return check_shape(tensor, {images, blocks}, name);
     check_shape(tensor, {blocks}, name);
   };
-  check(gates, ScalarType::Char, "stage_eval: gates");
-  check(scales, ScalarType::Float, "stage_eval: scales");
-  const auto image_stride = [](const Tensor& tensor) { return tensor.dim() == 2 ? tensor.stride(0) : 0; };
+  check_switch(gates, ScalarType::Char, "stage_eval: gates");
+  check_switch(scales, ScalarType::Float, "stage_eval: scales");
+  const auto image_stride = [](const Tensor& tensor) {
+    return tensor.dim() == 2 ? tensor.stride(0) : 0;
+  };
   gates_ = gates.const_data_ptr<int8_t>();
   scales_ = scales.const_data_ptr<float>();
   gate_image_ = image_stride(gates), gate_block_ = gates.stride(gates.dim() - 1);
   scale_image_ = image_stride(scales), scale_block_ = scales.stride(scales.dim() - 1);
 }
 
-Plan read_plan(const Tensor& x, const std::vector<Tensor>& tensors, const std::vector<int64_t>& blocks,
-               const std::vector<double>& eps) {
+Plan read_plan(const Tensor& x, const std::vector<Tensor>& tensors,
+               const std::vector<int64_t>& blocks, const std::vector<double>& eps) {
   check_cpu(x, ScalarType::Float, "stage_eval: x");
-  STD_TORCH_CHECK(x.dim() == 4, "stage_eval: x must have shape [N, C, H, W], but it has ", to_string(x.sizes()), '.');
+  check(x.dim() == 4, "stage_eval: x must have shape [N, C, H, W], but it has ",
+        to_string(x.sizes()), '.');
   for (int64_t d = 1; d < 4; ++d)
-    STD_TORCH_CHECK(x.size(d) >= 1 && x.size(d) <= kMaxSide, "stage_eval: x must have C, H and W of 1 to ", kMaxSide,
-                    ", but its shape is ", to_string(x.sizes()), '.');
-  STD_TORCH_CHECK(blocks.size() % kIntegersPerBlock == 0, "stage_eval: blocks must hold 4 integers per block, got ",
-                  blocks.size(), '.');
+    check(x.size(d) >= 1 && x.size(d) <= kMaxSide, "stage_eval: x must have C, H and W of 1 to ",
+          kMaxSide, ", but its shape is ", to_string(x.sizes()), '.');
+  check(blocks.size() % kIntegersPerBlock == 0,
+        "stage_eval: blocks must hold 4 integers per block, got ", blocks.size(), '.');
 
   Plan plan;
   plan.in = plan.out = {x.size(2), x.size(3), x.size(1)};
@@ -192,9 +205,9 @@ Plan read_plan(const Tensor& x, const std::vector<Tensor>& tensors, const std::v
     plan.image_floats = std::max(plan.image_floats, image_floats(plan.blocks.back()));
   }
   reader.finish();
-  STD_TORCH_CHECK(plan.image_floats <= kMaxImageFloats, "stage_eval: x of shape ", to_string(x.sizes()),
-                  " needs ", plan.image_floats, " floats of scratch memory an image, more than the ", kMaxImageFloats,
-                  " supported. Use smaller images.");
+  check(plan.image_floats <= kMaxImageFloats, "stage_eval: x of shape ", to_string(x.sizes()),
+        " needs ", plan.image_floats, " floats of scratch memory an image, more than the ",
+        kMaxImageFloats, " supported. Use smaller images.");
   return plan;
 }
 

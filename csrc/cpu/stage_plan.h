@@ -1,5 +1,6 @@
 #pragma once
-// What a call of stage_eval is to do: read from its flat arguments, checked, and packed for the kernels.
+// What a call of stage_eval is to do: read from its flat arguments, checked, and packed for the
+// kernels.
 #include <vector>
 
 #include "../check.h"
@@ -33,7 +34,7 @@ struct Block {
   int64_t stride;
   int64_t pad_before;
   Shape in, out;
-  Norm first_norm;                    // pre-activation: the norm on the block's input ...
+  Norm first_norm;                     // pre-activation: the norm on the block's input ...
   const float* first_scale = nullptr;  // ... folded
   const float* first_shift = nullptr;
   std::vector<ConvNorm> branch;  // the residual function
@@ -45,8 +46,12 @@ struct Block {
 class Switches {
  public:
   Switches(const Tensor& gates, const Tensor& scales, int64_t images, int64_t blocks);
-  bool runs(int64_t image, int64_t block) const { return gates_[image * gate_image_ + block * gate_block_] != 0; }
-  float scale(int64_t image, int64_t block) const { return scales_[image * scale_image_ + block * scale_block_]; }
+  bool runs(int64_t image, int64_t block) const {
+    return gates_[image * gate_image_ + block * gate_block_] != 0;
+  }
+  float scale(int64_t image, int64_t block) const {
+    return scales_[image * scale_image_ + block * scale_block_];
+  }
 
  private:
   const int8_t* gates_;
@@ -61,8 +66,8 @@ struct Plan {
   Tensor packed;             // all folded weights
 };
 
-Plan read_plan(const Tensor& x, const std::vector<Tensor>& tensors, const std::vector<int64_t>& blocks,
-               const std::vector<double>& eps);
+Plan read_plan(const Tensor& x, const std::vector<Tensor>& tensors,
+               const std::vector<int64_t>& blocks, const std::vector<double>& eps);
 
 // Folds and packs the weights of every block that runs.
 void pack(Plan& plan);

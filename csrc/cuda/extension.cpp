@@ -1,4 +1,5 @@
-// pathnet._cuda: the CUDA operators, apart from pathnet._C so that no CUDA problem takes the CPU operators away.
+// pathnet._cuda: the CUDA operators, apart from pathnet._C so that no CUDA problem takes the CPU
+// operators away.
 #include "../extension.h"
 
 #include <cuda_runtime.h>

@@ -1,6 +1,7 @@
-// probe(x) writes the compute capability that its kernel was compiled for (__CUDA_ARCH__, 900 for 9.0) into an int32
-// tensor of x's shape. The doctor calls it on every GPU: the answer proves that a kernel of this build was chosen,
-// launched and finished there. One thread writes one element. Compiled here; it has not been run on a GPU yet.
+// probe(x) writes the compute capability that its kernel was compiled for (__CUDA_ARCH__, 900
+// for 9.0) into an int32 tensor of x's shape. The doctor calls it on every GPU: the answer proves
+// that a kernel of this build was chosen, launched and finished there. One thread writes one
+// element. Compiled here; it has not been run on a GPU yet.
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
