@@ -1,0 +1,46 @@
+"""Which backend runs an op: the first in speed order that gives no reason against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+BACKENDS = ("cuda", "triton", "cpu", "reference")  # in order of speed
+
+Supports = Callable[..., "str | None"]  # a sentence against running there, or None
+
+_forced: ContextVar[str | None] = ContextVar("pathnet_backend", default=None)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every op inside the `with` on backend `name`; an op that cannot run there raises RuntimeError with the reason.
+
+    Raises ValueError for a name that is no backend.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def choose(op: str, supports: Mapping[str, Supports], *call) -> str:
+    """The backend that runs this call of `op`: the forced one, else the fastest whose `supports` refuses nothing."""
+    forced = _forced.get()
+    if forced is not None:
+        reason = refusal(op, forced, supports, *call)
+        if reason is not None:
+            raise RuntimeError(f"backend {forced!r} was asked for, but cannot run {op}: {reason}")
+        return forced
+    return next(name for name in BACKENDS if refusal(op, name, supports, *call) is None)
+
+
+def refusal(op: str, name: str, supports: Mapping[str, Supports], *call) -> str | None:
+    """Why backend `name` cannot run this call, in a sentence; None if it can."""
+    if name not in supports:
+        return f"{op} has no {name} kernel in this version"
+    return supports[name](*call)

@@ -1,0 +1,7 @@
+"""Residual blocks and stages of them."""
+
+from pathnet.blocks.describe import run_modules
+from pathnet.blocks.residual import BLOCKS, BasicBlock, BottleneckBlock, PreActBlock, ResidualBlock
+from pathnet.blocks.stage import Stage
+
+__all__ = ["BLOCKS", "BasicBlock", "BottleneckBlock", "PreActBlock", "ResidualBlock", "Stage", "run_modules"]

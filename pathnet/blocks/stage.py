@@ -1,0 +1,57 @@
+"""A stage: blocks in a row, handed to the ops in runs as long as the user's changes allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from torch import Tensor, nn
+
+from pathnet.blocks.residual import ResidualBlock
+from pathnet.gates import Gate
+from pathnet.ops import stage
+from pathnet.route import Route
+
+
+class Stage(nn.Sequential):
+    """Residual blocks one after the other, x [N, C, H, W]; called alone it is what plain PyTorch would run."""
+
+    zero_unused = False  # unused_grad="zero" of the net
+
+    def forward(self, x: Tensor, route: Route | None = None, order: Sequence[int] | None = None) -> Tensor:
+        """Run the blocks in `order` (indices in this stage); `route` has a column a block, in the stage's own order."""
+        places = range(len(self)) if order is None else order
+        for fusable, run in groupby(places, key=lambda place: fits_run(self[place])):
+            if fusable:
+                indices = list(run)
+                part = None if route is None else route.at(indices)
+                x = stage(x, [self[i].spec() for i in indices], part, self.zero_unused)
+            else:
+                for i in run:
+                    x = _call_block(self[i], x, None if route is None else route.at([i]))
+        return x
+
+
+def fits_run(block: nn.Module) -> bool:
+    """Whether `block` may run without its own __call__: a residual block with no hook of its own and plain children."""
+    return isinstance(block, ResidualBlock) and not _has_hooks(block) and block.why_as_module() is None
+
+
+def _has_hooks(block: nn.Module) -> bool:
+    return bool(
+        block._forward_hooks or block._forward_pre_hooks or block._backward_hooks or block._backward_pre_hooks
+    )
+
+
+def _call_block(block: nn.Module, x: Tensor, route: Route | None) -> Tensor:
+    if route is None:
+        return block(x)
+    if isinstance(block, ResidualBlock) and type(block).forward is ResidualBlock.forward:
+        return block(x, route=route)
+    gates = set(route.gates.flatten().tolist())
+    if gates != {Gate.FULL} or bool((route.multiplier != 1).any()):
+        raise TypeError(
+            f"a {type(block).__name__} stands where a residual block was, and only the gate FULL without a multiplier "
+            "can run a module whose shortcut and residual function are unknown; put a pathnet block there"
+        )
+    return block(x)

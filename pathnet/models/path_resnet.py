@@ -1,0 +1,193 @@
+"""Residual networks with a gate at every block."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pathnet.blocks import BLOCKS, ResidualBlock, Stage, run_modules
+from pathnet.blocks.shortcut import SHORTCUTS
+from pathnet.gates import Paths
+from pathnet.models.draws import Draws
+from pathnet.models.resolve import check_images, check_paths, resolve
+from pathnet.models.sizes import check_choice, stage_sizes
+from pathnet.samplers import Sampler
+
+EXTRA_STATE = "_extra_state"
+
+
+class PathResNet(nn.Module):
+    """A residual network whose 2^n paths can be switched, block by block, forward and backward.
+
+    x_i = act(h_i(x_{i-1}) + s_i f_i(x_{i-1})), i = 1..n, gated by `Paths`; without paths a plain ResNet.
+    Shapes: x [N, in_channels, H, W] -> logits [N, num_classes]. Parameter names are torchvision's.
+
+    `depth`: 6n+2 for CIFAR nets (9n+2 with bottlenecks); 18, 34, 50, 101 or 152 for `stem="imagenet"`.
+    `block`: "basic", "preact" or "bottleneck". `shortcut`: "pad", "pad_end" or "conv". `width`: channels of the first
+    stage. `paths`: a `Paths` or a sampler. `bn`: whose statistics per-sample gates use, the "active" rows' or "all".
+    `unused_grad`: "none" leaves the gradient of what a step does not train None, "zero" makes it zeros.
+
+    Raises ValueError for a depth, block, stem or shortcut that does not exist, naming those that do.
+    Sources: He et al. 2015, sections 3 and 4.2; He et al. 2016; Veit, Wilber, Belongie 2016.
+    """
+
+    def __init__(
+        self,
+        depth: int = 110,
+        num_classes: int = 10,
+        *,
+        stem: str = "cifar",
+        block: str | None = None,
+        shortcut: str | None = None,
+        width: int | None = None,
+        in_channels: int = 3,
+        paths: Paths | Sampler | None = None,
+        bn: str = "active",
+        unused_grad: str = "none",
+        precision: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("stem", stem, ("cifar", "imagenet"))
+        cifar = stem == "cifar"
+        block = block or ("basic" if cifar or depth in (18, 34) else "bottleneck")
+        shortcut = shortcut or ("pad" if cifar else "conv")
+        check_choice("block", block, tuple(BLOCKS))
+        check_choice("shortcut", shortcut, SHORTCUTS)
+        check_choice("bn", bn, ("active", "all"))
+        check_choice("unused_grad", unused_grad, ("none", "zero"))
+        check_choice("precision", precision, (None,))
+        sizes = stage_sizes(depth, block, stem)
+        self.depth, self.row_statistics = depth, bn
+        self.in_channels, self.smallest_image = in_channels, 4 if cifar else 32
+        channels = width or (16 if cifar else 64)
+        self._add_stem(in_channels, channels, cifar, preact=block == "preact")
+        self._add_stages(sizes, channels, BLOCKS[block], shortcut, zero_unused=unused_grad == "zero")
+        self._add_head(num_classes, preact=block == "preact")
+        self._initialise()
+        self._draws = Draws()
+        self.paths = paths
+
+    # ---- structure --------------------------------------------------------------------------------------------------
+
+    def _add_stem(self, in_channels: int, channels: int, cifar: bool, preact: bool) -> None:
+        kernel, stride, padding = (3, 1, 1) if cifar else (7, 2, 3)
+        self.conv1 = nn.Conv2d(in_channels, channels, kernel, stride, padding, bias=False)
+        self.bn1 = None if preact else nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = None if cifar else nn.MaxPool2d(3, 2, padding=1)
+
+    def _add_stages(
+        self, sizes: tuple[int, ...], channels: int, block: type[ResidualBlock], shortcut: str, zero_unused: bool
+    ) -> None:
+        self._stage_names = tuple(f"layer{i + 1}" for i in range(len(sizes)))
+        inside = channels
+        for i, (name, size) in enumerate(zip(self._stage_names, sizes, strict=True)):
+            width, stage = channels * 2**i, []
+            for j in range(size):
+                stride = 2 if i > 0 and j == 0 else 1
+                stage.append(block(inside, width, stride, shortcut))
+                stage[-1].zero_unused = zero_unused
+                inside = width * block.expansion
+            self.add_module(name, Stage(*stage))
+            getattr(self, name).zero_unused = zero_unused
+        self.num_features = inside
+
+    def _add_head(self, num_classes: int, preact: bool) -> None:
+        self.bn = nn.BatchNorm2d(self.num_features) if preact else None
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(self.num_features, num_classes)
+
+    def _initialise(self) -> None:
+        """He initialisation of the convolutions, as torchvision does it."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return tuple(getattr(self, name) for name in self._stage_names)
+
+    @property
+    def blocks(self) -> tuple[ResidualBlock, ...]:
+        """All residual blocks, in order."""
+        return tuple(block for stage in self.stages for block in stage)
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(len(stage) for stage in self.stages)
+
+    def swappable(self) -> list[list[int]]:
+        """Groups of blocks of equal shape, which may stand in for one another."""
+        groups: list[list[int]] = []
+        for start, stage in self._numbered():
+            groups.append([start + i for i, block in enumerate(stage) if block.has_identity_shortcut])
+            groups += [[start + i] for i, block in enumerate(stage) if not block.has_identity_shortcut]
+        return [group for group in groups if group]
+
+    def _numbered(self) -> Iterator[tuple[int, Stage]]:
+        start = 0
+        for stage in self.stages:
+            yield start, stage
+            start += len(stage)
+
+    # ---- paths ------------------------------------------------------------------------------------------------------
+
+    @property
+    def paths(self) -> Paths | Sampler | None:
+        """What gates the net where no `paths=` is given: fixed paths, or a sampler that draws in `train()`."""
+        return self._paths
+
+    @paths.setter
+    def paths(self, paths: Paths | Sampler | None) -> None:
+        check_paths(paths, self.num_blocks)
+        self._paths = paths
+
+    # ---- running ----------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, paths: Paths | None = None) -> Tensor:
+        """Logits [N, num_classes] of images x [N, in_channels, H, W], through `paths` or those of `self.paths`.
+
+        Raises TypeError for integer or complex images, ValueError for a wrong shape, for images or batches that are too
+        small, and for paths of another net or batch.
+        """
+        check_images(x, self)
+        route, order = resolve(self, x, paths)
+        update = route is None or route.update
+        x = self.stem(x, update)
+        for start, stage in self._numbered():
+            inside = range(start, start + len(stage))
+            places = None if order is None else [b - start for b in order[start : inside.stop]]
+            x = stage(x, route=None if route is None else route.at(inside), order=places)
+        return self.head(x, update)
+
+    def stem(self, x: Tensor, update: bool = True) -> Tensor:
+        """What stands before the blocks; `update` says whether running statistics move."""
+        norm = () if self.bn1 is None else (self.bn1, self.relu)
+        return run_modules((self.conv1, *norm, self.maxpool), x, update)
+
+    def head(self, x: Tensor, update: bool = True) -> Tensor:
+        """What stands after the blocks: logits [N, num_classes] of x [N, num_features, H, W]."""
+        x = x if self.bn is None else run_modules((self.bn, self.relu), x, update)
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+    # ---- the draw counter -------------------------------------------------------------------------------------------
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if isinstance(self.paths, Sampler):
+            destination[prefix + EXTRA_STATE] = {"sampler": repr(self.paths), "step": self._draws.step.clone()}
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        extra = state_dict.pop(prefix + EXTRA_STATE, None)
+        if extra is not None:
+            self._draws.step.copy_(extra["step"])
+            if not isinstance(self.paths, Sampler):
+                warnings.warn(
+                    f"these weights were trained under {extra['sampler']}, but the net has no sampler, so its rule for "
+                    f"evaluation is not applied; set net.paths = pathnet.samplers.{extra['sampler']}",
+                    stacklevel=2,
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,28 @@
+"""Every op of the library, one schema each: the table of contents.
+
+C++ and CUDA only implement them, so that each op, its fake and its reference exist without a compiler.
+"""
+
+from __future__ import annotations
+
+import torch
+
+SCHEMA_VERSION = 1  # compiled into the extension too; raise it with every change of a schema below
+
+SCHEMAS = (
+    # A stage of gated blocks in evaluation, batch norm folded. csrc/cpu/stage_eval.cpp
+    # gates int8 and scales float32 [blocks] or [N, blocks]; blocks: form, stride, shortcut, pad_before for each.
+    "stage_eval(Tensor x, Tensor gates, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps) -> Tensor",
+    # A stage whose gates are known only when the graph runs, by the reference. pathnet/ops/stage_traced.py
+    "stage_traced_fwd(Tensor x, Tensor gates, Tensor multiplier, Tensor[] params, Tensor(a!)[] moving, Tensor[] fixed,"
+    " int[] layout, float[] constants, bool update, bool mask_rows, str autocast) -> Tensor",
+    "stage_traced_bwd(Tensor grad_y, Tensor x, Tensor gates, Tensor multiplier, Tensor? present, Tensor[] params,"
+    " Tensor[] fixed, int[] layout, float[] constants, bool[] needs, bool mask_rows, str autocast, bool zero_unused)"
+    " -> Tensor[]",
+    # One draw of a sampler; moves the step counter. pathnet/ops/draw.py
+    "draw(Tensor(a!) step, str sampler, int batch, int blocks) -> (Tensor gates, Tensor multiplier, Tensor present)",
+)
+
+library = torch.library.Library("pathnet", "DEF")
+for _schema in SCHEMAS:
+    library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))

@@ -1,0 +1,62 @@
+"""Parameters that a step does not train: known to autograd and DistributedDataParallel, yet left with grad None."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def attach_untouched(x: Tensor, untouched: Sequence[Tensor], elsewhere: Sequence[Tensor], zero: bool) -> Tensor:
+    """Return x with parameters in its graph that get no gradient here, so that their hooks run in backward.
+
+    DistributedDataParallel waits for every parameter, fills in zeros for these and hands out averages. For `elsewhere`
+    (trained on another rank) that is right. For `untouched` it would give a zero gradient, which momentum and weight
+    decay follow; so None is restored behind its back, or with `zero` a zero gradient is handed out in any case.
+    """
+    untouched = [p for p in untouched if p.requires_grad]
+    elsewhere = [p for p in elsewhere if p.requires_grad]
+    if not untouched and not elsewhere:
+        return x
+    return _Attach.apply(x, zero, len(untouched), *untouched, *elsewhere)
+
+
+class _Attach(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, zero: bool, untouched: int, *params: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _, ctx.zero, ctx.untouched, *ctx.params = inputs
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        if ctx.zero:
+            return grad, None, None, *(torch.zeros_like(p) for p in ctx.params)
+        keep_none(ctx.params[: ctx.untouched])
+        return grad, None, None, *(None for _ in ctx.params)
+
+
+def keep_none(params: Sequence[Tensor]) -> None:
+    """At the end of the running backward, restore `grad is None` wherever no gradient was accumulated.
+
+    The first callback runs when all local gradients are there, and before DistributedDataParallel hands out its
+    averages, whose callback is queued later; the nested one runs after it. Gradients of other uses (a second call, a
+    penalty on the weights, accumulated steps) are there by then and stay.
+    """
+    engine = torch.autograd.Variable._execution_engine
+
+    def restore(idle: list[Tensor]) -> None:
+        for p in idle:
+            p.grad = None
+
+    def when_local_gradients_are_there() -> None:
+        idle = [p for p in params if p.is_leaf and p.grad is None]
+        engine.queue_callback(lambda: restore(idle))
+
+    if params:
+        engine.queue_callback(when_local_gradients_are_there)

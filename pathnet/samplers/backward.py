@@ -1,0 +1,50 @@
+"""Samplers that restrict the backward: the forward is the whole net's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pathnet.gates import Gate
+from pathnet.samplers.base import Sampler, check_count, choose_exactly, where
+
+
+@dataclass(frozen=True)
+class BackwardOnly(Sampler):
+    """k random blocks FULL, the rest FORWARD: the gradient takes the 2^k paths through k sampled blocks.
+
+    Source: Veit et al. 2016, section 5, turned from a measurement into a way to train.
+    """
+
+    k: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("k", self.k)
+
+    def check(self, blocks: int) -> None:
+        check_count("k", self.k, blocks)
+
+    def gates(self, step: int, rows: int, blocks: int) -> np.ndarray:
+        return where(choose_exactly(self.k, self.seed, step, blocks), Gate.FULL, Gate.FORWARD)
+
+
+@dataclass(frozen=True)
+class SinglePath(Sampler):
+    """k random blocks RESIDUAL, the rest FORWARD: the gradient takes one single path of length k.
+
+    Source: Veit et al. 2016, section 5.
+    """
+
+    k: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("k", self.k)
+
+    def check(self, blocks: int) -> None:
+        check_count("k", self.k, blocks)
+
+    def gates(self, step: int, rows: int, blocks: int) -> np.ndarray:
+        return where(choose_exactly(self.k, self.seed, step, blocks), Gate.RESIDUAL, Gate.FORWARD)
