@@ -117,12 +117,12 @@ def compilation(mode: str) -> dict:
                 left_out[ext.name.removeprefix("pathnet.")] = reason
                 self.get_finalized_command("build_py").keep_reasons()
 
-    kinds = {"_C": (CppExtension, ["csrc/cpu/*.cpp"]), "_cuda": (CUDAExtension, ["csrc/cuda/*.cpp", "csrc/cuda/*.cu"])}
+    kinds = {"_C": (CppExtension, "csrc/cpu/*.cpp"), "_cuda": (CUDAExtension, "csrc/cuda/*.cu")}
     extensions = []
     for name in names:
-        kind, patterns = kinds[name]
-        sources = sorted(file for pattern in patterns for file in glob(pattern))
-        extensions.append(kind(f"pathnet.{name}", sources, extra_compile_args=FLAGS, py_limited_api=True, optional=True))
+        kind, sources = kinds[name]
+        options = {"extra_compile_args": FLAGS, "py_limited_api": True, "optional": True}
+        extensions.append(kind(f"pathnet.{name}", sorted(glob(sources)), **options))
     return {
         "ext_modules": extensions,
         "cmdclass": {"build_py": BuildPy, "build_ext": BuildExt},
