@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # in order of speed
 
 Supports = Callable[..., "str | None"]  # a sentence against running there, or None
 
-_forced: ContextVar[str | None] = ContextVar("pathnet_backend", default=None)
+_forced: str | None = None  # process-wide as torch.backends is, and a plain global, so that graphs are guarded by it
 
 
 @contextmanager
@@ -21,22 +20,22 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    token = _forced.set(name)
+    global _forced
+    before, _forced = _forced, name
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced = before
 
 
 def choose(op: str, supports: Mapping[str, Supports], *call) -> str:
     """The backend that runs this call of `op`: the forced one, else the fastest whose `supports` refuses nothing."""
-    forced = _forced.get()
-    if forced is not None:
-        reason = refusal(op, forced, supports, *call)
-        if reason is not None:
-            raise RuntimeError(f"backend {forced!r} was asked for, but cannot run {op}: {reason}")
-        return forced
-    return next(name for name in BACKENDS if refusal(op, name, supports, *call) is None)
+    if _forced is None:
+        return next(name for name in BACKENDS if refusal(op, name, supports, *call) is None)
+    reason = refusal(op, _forced, supports, *call)
+    if reason is not None:
+        raise RuntimeError(f"backend {_forced!r} was asked for, but cannot run {op}: {reason}")
+    return _forced
 
 
 def refusal(op: str, name: str, supports: Mapping[str, Supports], *call) -> str | None:

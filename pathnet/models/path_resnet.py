@@ -144,6 +144,7 @@ class PathResNet(nn.Module):
     def paths(self, paths: Paths | Sampler | None) -> None:
         check_paths(paths, self.num_blocks)
         self._paths = paths
+        self._sampler_text = repr(paths)  # what a compiled graph carries
 
     # ---- running ----------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ def resolve(net: PathResNet, x: Tensor, paths: Paths | None) -> tuple[Route | No
 
 def _drawn(net: PathResNet, x: Tensor, sampler: Sampler, update: bool) -> Route:
     if torch.compiler.is_compiling():
-        route = draw(net._draws.step, sampler, len(x), net.num_blocks)
+        route = draw(net._draws.step, net._sampler_text, len(x), net.num_blocks)
         return route._replace(mask_rows=net.row_statistics == "all")
     return _route(net, net._draws.next(sampler, x, net.num_blocks), update)
 

@@ -8,12 +8,12 @@ from torch import Tensor
 from pathnet.gates import Gate
 from pathnet.ops.schemas import library
 from pathnet.route import Route
-from pathnet.samplers.base import Sampler, parse
+from pathnet.samplers.base import parse
 
 
-def draw(step: Tensor, sampler: Sampler, batch: int, blocks: int) -> Route:
-    """Gates [blocks] or [batch, blocks] of step `step`, an int64 CPU tensor that moves on by one."""
-    return Route(*torch.ops.pathnet.draw(step, repr(sampler), batch, blocks))
+def draw(step: Tensor, sampler: str, batch: int, blocks: int) -> Route:
+    """Gates [blocks] or [batch, blocks] of step `step`, an int64 CPU tensor that moves on by one; `sampler` is a repr."""
+    return Route(*torch.ops.pathnet.draw(step, sampler, batch, blocks))
 
 
 def _draw(step: Tensor, sampler: str, batch: int, blocks: int) -> tuple[Tensor, Tensor, Tensor]:

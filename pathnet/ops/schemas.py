@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import torch
 
+from pathnet import extension
+
 SCHEMA_VERSION = 1  # compiled into the extension too; raise it with every change of a schema below
 
 SCHEMAS = (
     # A stage of gated blocks in evaluation, batch norm folded. csrc/cpu/stage_eval.cpp
     # gates int8 and scales float32 [blocks] or [N, blocks]; blocks: form, stride, shortcut, pad_before for each.
     "stage_eval(Tensor x, Tensor gates, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps) -> Tensor",
+    # The compute capability of the kernel that runs on x's GPU, for the doctor. csrc/cuda/probe.cu
+    "probe(Tensor x) -> Tensor",
     # A stage whose gates are known only when the graph runs, by the reference. pathnet/ops/stage_traced.py
     "stage_traced_fwd(Tensor x, Tensor gates, Tensor multiplier, Tensor[] params, Tensor(a!)[] moving, Tensor[] fixed,"
     " int[] layout, float[] constants, bool update, bool mask_rows, str autocast) -> Tensor",
@@ -26,3 +30,5 @@ SCHEMAS = (
 library = torch.library.Library("pathnet", "DEF")
 for _schema in SCHEMAS:
     library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+extension.load(SCHEMA_VERSION)  # the implementations of what was just defined

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pathnet.gates import Gate
 from pathnet.ops.packing import Packed, pack, unpack
+from pathnet.ops.parameters import idle_parameters
 from pathnet.ops.schemas import library
 from pathnet.ops.untouched import keep_none
 from pathnet.reference import Block, Step, host_steps
@@ -82,7 +82,13 @@ def _bwd(
     with torch.enable_grad(), _autocast(x, autocast):
         y = reference_stage(leaves[0], blocks, host_steps(gates, multiplier, False, mask_rows))
     grads = torch.autograd.grad(y, wanted, grad_y, allow_unused=True) if y.requires_grad else [None] * len(wanted)
-    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(wanted, grads, strict=True)]
+    grads = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(wanted, grads, strict=True)]
+    if not zero_unused:
+        route = Route(gates, multiplier, present, False, mask_rows)
+        untouched, _ = idle_parameters(unpack(Packed(params, [], fixed, layout, constants)), route)
+        given = dict(zip((id(t) for t, need in zip((x, *params), needs, strict=True) if need), grads, strict=True))
+        keep_none([p for p in untouched if p.requires_grad], [given[id(p)] for p in untouched if p.requires_grad])
+    return grads
 
 
 def _bwd_fake(

@@ -41,22 +41,30 @@ class _Attach(torch.autograd.Function):
         return grad, None, None, *(None for _ in ctx.params)
 
 
-def keep_none(params: Sequence[Tensor]) -> None:
+def keep_none(params: Sequence[Tensor], zeros: Sequence[Tensor] = ()) -> None:
     """At the end of the running backward, restore `grad is None` wherever no gradient was accumulated.
 
-    The first callback runs when all local gradients are there, and before DistributedDataParallel hands out its
-    averages, whose callback is queued later; the nested one runs after it. Gradients of other uses (a second call, a
-    penalty on the weights, accumulated steps) are there by then and stay.
+    `zeros` are the zero gradients that a compiled graph, which cannot say None, hands to `params` instead. The first
+    callback runs when all local gradients are there, and before DistributedDataParallel hands out its averages, whose
+    callback is queued later; the nested one runs after it. Gradients of other uses (a second call, a penalty on the
+    weights, accumulated steps) are there by then and stay.
     """
     engine = torch.autograd.Variable._execution_engine
+    waiting = [p for p in params if p.is_leaf and p.grad is None]
+    handed_out = [zero.data_ptr() for zero in zeros if zero.numel()]  # no reference, else autograd copies the zeros
 
     def restore(idle: list[Tensor]) -> None:
         for p in idle:
             p.grad = None
 
     def when_local_gradients_are_there() -> None:
-        idle = [p for p in params if p.is_leaf and p.grad is None]
+        idle = [p for p in waiting if p.grad is None or _is_untouched_zero(p.grad, handed_out)]
         engine.queue_callback(lambda: restore(idle))
 
-    if params:
+    if waiting:
         engine.queue_callback(when_local_gradients_are_there)
+
+
+def _is_untouched_zero(grad: Tensor, handed_out: Sequence[int]) -> bool:
+    """Whether `grad` is one of the zeros that were handed out, with nothing added to it since."""
+    return grad.data_ptr() in handed_out and grad._version == 0
