@@ -1,7 +1,7 @@
 """Build pathnet: compile what this machine can compile, and keep one sentence on each part left out.
 
-PATHNET_BUILD=auto (the default) never fails over a compiler or a CUDA toolkit; `cpu` and `cuda` succeed or stop
-with that sentence; `none` installs pure Python.
+PATHNET_BUILD=auto (the default) never fails over a compiler or a CUDA toolkit; `cpu` and `cuda` succeed or
+stop with that sentence; `none` installs pure Python.
 """
 
 from __future__ import annotations
@@ -22,10 +22,17 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-NEEDED = {"auto": None, "cpu": "_C", "cuda": "_cuda", "none": None}  # mode -> the extension that must be built
+NEEDED = {
+    "auto": None,
+    "cpu": "_C",
+    "cuda": "_cuda",
+    "none": None,
+}  # mode -> the extension that must be built
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # one build runs on every torch from 2.10 on
 FLAGS = {"cxx": ["-O3", "-fvisibility=hidden", STABLE_ABI], "nvcc": ["-O3", STABLE_ABI, "-DUSE_CUDA"]}
-ARCHITECTURES = "8.0;9.0+PTX"  # where no GPU can be asked: 8.0 also runs on 8.6 and 8.9, PTX on what follows 9.0
+ARCHITECTURES = (
+    "8.0;9.0+PTX"  # where no GPU can be asked: 8.0 also runs on 8.6 and 8.9, PTX on what follows 9.0
+)
 
 
 def has_torch() -> bool:
@@ -42,8 +49,8 @@ def require_compiler() -> None:
     compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
     if shutil.which(compiler) is None:
         raise LookupError(
-            f"there is no C++ compiler {compiler!r} on the PATH. Install one (such as `apt install g++`), or set "
-            "CXX to yours, and install pathnet again."
+            f"there is no C++ compiler {compiler!r} on the PATH. Install one (such as `apt install g++`), or "
+            "set CXX to yours, and install pathnet again."
         )
 
 
@@ -53,8 +60,8 @@ def require_cuda() -> None:
 
     if torch.version.cuda is None:
         raise LookupError(
-            f"torch {torch.__version__} was built without CUDA. Where there is an NVIDIA GPU, install a CUDA build "
-            "of torch and install pathnet again."
+            f"torch {torch.__version__} was built without CUDA. Where there is an NVIDIA GPU, install a CUDA "
+            "build of torch and install pathnet again."
         )
     os.environ["CUDA_HOME"] = runpy.run_path("pathnet/toolkit.py")["find"](torch.version.cuda)
     if not torch.cuda.is_available():
@@ -104,7 +111,9 @@ def compilation(mode: str) -> dict:
     class BuildExt(BuildExtension):
         def finalize_options(self):
             super().finalize_options()
-            self.build_temp = "build/objects"  # pip's is a new one each time: here ninja finds what it has done
+            self.build_temp = (
+                "build/objects"  # pip's is a new one each time: here ninja finds what it has done
+            )
 
         def build_extension(self, ext):
             try:
@@ -134,7 +143,9 @@ def main() -> None:
     mode = os.environ.get("PATHNET_BUILD", "auto")
     if mode not in NEEDED:
         sys.exit(f"pathnet: PATHNET_BUILD must be auto, cpu, cuda or none, but it is {mode!r}.")
-    ask_for_torch = mode != "none" and not has_torch()  # pip then installs it for the build and calls us again
+    ask_for_torch = (
+        mode != "none" and not has_torch()
+    )  # pip then installs it for the build and calls us again
     setup(
         packages=[*find_packages(include=["pathnet", "pathnet.*"]), "pathnet.kernels"],
         package_dir={"pathnet.kernels": "kernels"},

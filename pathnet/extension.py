@@ -1,7 +1,7 @@
 """The compiled extensions: `pathnet._C` with the CPU operators and `pathnet._cuda` with the CUDA ones.
 
-Each loads on its own, so that a CUDA problem never takes the CPU operators away. One that is missing is a state and
-no error: the reference runs, and `why_not` says what to do.
+Each loads on its own, so that a CUDA problem never takes the CPU operators away. One that is missing is a
+state and no error: the reference runs, and `why_not` says what to do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from types import ModuleType
 import torch
 
 EXTENSIONS = {"cpu": "_C", "cuda": "_cuda"}  # device -> module
-LEFT_OUT = Path(__file__).with_name("_left_out.json")  # written by setup.py: module -> why it was not compiled
+LEFT_OUT = Path(__file__).with_name(
+    "_left_out.json"
+)  # written by setup.py: module -> why it was not compiled
 
 _modules: dict[str, ModuleType] = {}
 _reasons: dict[str, str] = {}
@@ -24,8 +26,8 @@ _reasons: dict[str, str] = {}
 def load(schema_version: int) -> None:
     """Load what was compiled, once; the schemas must have been defined before.
 
-    An extension compiled for another `schema_version` counts as unavailable. Warns where an extension that could
-    serve this torch is unavailable.
+    An extension compiled for another `schema_version` counts as unavailable. Warns where an extension that
+    could serve this torch is unavailable.
     """
     if _modules or _reasons:
         return
@@ -52,26 +54,34 @@ def why_not(device: str = "cpu") -> str | None:
 
 
 def build_info() -> dict[str, dict[str, object]]:
-    """Facts about each extension that is loaded: schema_version, torch, compiler and file; for CUDA also cuda and
-    architectures."""
+    """Facts about each extension that is loaded, by device.
+
+    `file`, `schema_version`, `torch` and `compiler`; for the CPU also `instructions`, chosen for this
+    processor; for CUDA also `cuda` and `architectures`.
+    """
     return {device: _facts(module) for device, module in _modules.items()}
 
 
 def _load_one(device: str, name: str, schema_version: int) -> ModuleType | str:
     """The module, or the reason against it."""
+    if device == "cuda" and torch.version.cuda is None:
+        return (
+            f"torch {torch.__version__} is built without CUDA. Where there is a GPU, install a CUDA build of "
+            "torch and then pathnet again."
+        )
     try:
         module = importlib.import_module(f"pathnet.{name}")
     except ModuleNotFoundError:
         return _why_left_out(name)
     except ImportError as error:
         return (
-            f"pathnet.{name} does not load into torch {torch.__version__} ({error}). Install pathnet again with this "
-            "torch."
+            f"pathnet.{name} does not load into torch {torch.__version__} ({error}). Install pathnet again "
+            "with this torch."
         )
     if module.schema_version != schema_version:
         return (
-            f"pathnet.{name} was compiled for version {module.schema_version} of the operators, and this is version "
-            f"{schema_version}. Install pathnet again."
+            f"pathnet.{name} was compiled for version {module.schema_version} of the operators, and this is "
+            f"version {schema_version}. Install pathnet again."
         )
     return module
 
@@ -85,5 +95,5 @@ def _why_left_out(name: str) -> str:
 
 
 def _facts(module: ModuleType) -> dict[str, object]:
-    keys = ("schema_version", "torch", "compiler", "cuda", "architectures")
+    keys = ("schema_version", "torch", "compiler", "instructions", "cuda", "architectures")
     return {"file": module.__file__, **{key: getattr(module, key) for key in keys if hasattr(module, key)}}

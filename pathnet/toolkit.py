@@ -17,7 +17,9 @@ from pathlib import Path
 def candidates(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Folders in which a toolkit may stand, in the order in which they are tried."""
     usual = [*sorted(glob("/usr/local/cuda*"), reverse=True), "/opt/cuda"]
-    return [home for home in (environ.get("CUDA_HOME"), environ.get("CUDA_PATH"), *_nvcc_homes(), *usual) if home]
+    return [
+        home for home in (environ.get("CUDA_HOME"), environ.get("CUDA_PATH"), *_nvcc_homes(), *usual) if home
+    ]
 
 
 def _nvcc_homes() -> list[str]:
@@ -30,7 +32,7 @@ def _nvcc_homes() -> list[str]:
 
 
 def version(home: str) -> str | None:
-    """Version of the toolkit in this folder, such as "13.0"; None unless it has nvcc, headers and a runtime."""
+    """Version of the toolkit in this folder, as "13.0"; None unless it has nvcc, headers and a runtime."""
     root = Path(home)
     runtimes = [*root.glob("lib*/libcudart*"), *root.glob("targets/*/lib/libcudart*")]
     nvcc = root / "bin" / "nvcc"
@@ -48,14 +50,14 @@ def installed(homes: Iterable[str] | None = None) -> dict[str, str]:
 
 
 def find(cuda: str, homes: Iterable[str] | None = None) -> str:
-    """The first toolkit whose major version is that of torch's CUDA; LookupError with the remedy if none is."""
+    """The first toolkit of the major version of torch's CUDA; LookupError with the remedy if none is."""
     toolkits = installed(homes)
     for home, number in toolkits.items():
         if number.split(".")[0] == cuda.split(".")[0]:
             return home
     found = ", ".join(f"{number} in {home}" for home, number in toolkits.items()) or "none"
     raise LookupError(
-        f"The CUDA kernels are not compiled: torch is built for CUDA {cuda}, so a toolkit of that major version "
-        f"with nvcc, headers and a runtime library is needed (found: {found}). Install one, set CUDA_HOME to its "
-        "folder if it stands in an unusual place, and install pathnet again."
+        f"torch is built for CUDA {cuda}, so a CUDA toolkit of that major version with nvcc, headers and a "
+        f"runtime library is needed (found: {found}). Install one, set CUDA_HOME to its folder if that is an "
+        "unusual place, and install pathnet again."
     )

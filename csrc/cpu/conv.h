@@ -24,6 +24,7 @@ struct Epilogue {
 
 // The inner loops for one instruction set. `out` already has its shape.
 struct Kernels {
+  const char* instructions;
   void (*convolve)(const Conv& conv, const Image& in, const Image& out, const Epilogue& epilogue);
   // out = ReLU(in * scale + shift) per channel
   void (*affine_relu)(const Image& in, const float* scale, const float* shift, const Image& out);

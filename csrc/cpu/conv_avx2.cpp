@@ -6,6 +6,7 @@
 #if defined(__x86_64__)
 #pragma GCC target("avx2,fma")
 #define PATHNET_KERNELS kAvx2Kernels
+#define PATHNET_INSTRUCTIONS "AVX2"
 #define PATHNET_LANES 8
 #define PATHNET_PIXELS 6
 #define PATHNET_WIDE_PIXELS 0

@@ -6,6 +6,7 @@
 #if defined(__x86_64__)
 #pragma GCC target("avx2,fma,avx512f,avx512vl")
 #define PATHNET_KERNELS kAvx512Kernels
+#define PATHNET_INSTRUCTIONS "AVX-512"
 #define PATHNET_LANES 16
 #define PATHNET_PIXELS 16
 #define PATHNET_WIDE_PIXELS 8

@@ -1,6 +1,7 @@
 // The direct convolution, written once for every instruction set. A file that includes this has
 // first chosen its instructions (#pragma GCC target) and defined
 //   PATHNET_KERNELS      name of the table that it defines
+//   PATHNET_INSTRUCTIONS their name
 //   PATHNET_LANES        floats in one register
 //   PATHNET_PIXELS       output pixels in registers with 16 channels
 //   PATHNET_WIDE_PIXELS  the same with 32 channels, 0 where there are too few registers for that
@@ -139,6 +140,6 @@ void affine_relu(const Image& in, const float* scale, const float* shift, const 
 
 }  // namespace
 
-extern const Kernels PATHNET_KERNELS = {convolve, affine_relu};
+extern const Kernels PATHNET_KERNELS = {PATHNET_INSTRUCTIONS, convolve, affine_relu};
 
 }  // namespace pathnet

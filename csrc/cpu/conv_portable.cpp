@@ -1,5 +1,6 @@
 // The convolution kernels for any processor: registers of 4 floats, 16 of them (SSE2) or 32 (NEON).
 #define PATHNET_KERNELS kPortableKernels
+#define PATHNET_INSTRUCTIONS "portable"
 #define PATHNET_LANES 4
 #if defined(__aarch64__)
 #define PATHNET_PIXELS 6
