@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = (
+    "bench",
     "doctor",
     "study",
     "train",

@@ -1,0 +1,130 @@
+"""The experiments of a study, cut into parts that finish in seconds and stand in the results one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pathnet.analysis import (
+    GradientByLength,
+    PathGradients,
+    contribution,
+    delete_each,
+    delete_random,
+    evaluate,
+    reorder,
+)
+from pathnet.data import ImageData
+from pathnet.models import PathResNet
+from pathnet.study.results import Results
+from pathnet.study.settings import Settings
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of an experiment: its key in the results, its rough cost, and how to measure it."""
+
+    key: int
+    cost: int
+    measure: Callable[[], Any]
+
+
+class Experiments:
+    """Every measurement that a study makes on one trained net."""
+
+    def __init__(self, net: PathResNet, data: ImageData, settings: Settings) -> None:
+        self.net, self.data, self.settings = net, data, settings
+        x, y = data.test
+        chosen = _drawn(len(y), settings.images, settings.seed)
+        self.tested = x[chosen], y[chosen]
+
+    def whole(self) -> Iterator[Part]:
+        """The net as it is."""
+
+        def measure() -> dict[str, float]:
+            (result,) = evaluate(self.net, self.tested, [None])
+            return {"error": result.error, "loss": result.loss}
+
+        yield Part(0, 1, measure)
+
+    def delete_each(self) -> Iterator[Part]:
+        """One lesion for each block."""
+        for block in range(self.net.num_blocks):
+            yield Part(block, 1, lambda block=block: asdict(delete_each(self.net, self.tested, [block])[0]))
+
+    def delete_random(self) -> Iterator[Part]:
+        """Trials for each number of deleted blocks."""
+        trials, seed = self.settings.trials, self.settings.seed
+        for count in self.settings.deletions:
+            if count <= self.net.num_blocks:
+                yield Part(
+                    count,
+                    trials,
+                    lambda count=count: _dicts(delete_random(self.net, self.tested, [count], trials, seed)),
+                )
+
+    def reorder(self) -> Iterator[Part]:
+        """Trials for each number of swapped pairs."""
+        trials, seed = self.settings.trials, self.settings.seed
+        for swaps in self.settings.swaps:
+            yield Part(
+                swaps,
+                trials,
+                lambda swaps=swaps: _dicts(reorder(self.net, self.tested, [swaps], trials, seed)),
+            )
+
+    def gradients(self) -> Iterator[Part]:
+        """Sampled paths of each length, all through one forward."""
+        for length in range(self.net.num_blocks + 1):
+            yield Part(length, length + 1, lambda length=length: self._norms(length))
+
+    def _norms(self, length: int) -> list[float | None]:
+        measured = self._path_gradients.of_length(length, self.settings.samples, self.settings.seed)
+        return [norm if math.isfinite(norm) else None for norm in measured.log10_norms]
+
+    @cached_property
+    def _path_gradients(self) -> PathGradients:
+        x, y = self.data.train
+        chosen = _drawn(len(y), self.settings.gradient_images, self.settings.seed)
+        return PathGradients(self.net, (x[chosen], y[chosen]))
+
+
+def run_parts(name: str, title: str, results: Results, experiments: Experiments) -> None:
+    """Measure what is missing of experiment `name` on the net called `title`, saving after every part."""
+    parts, done = list(getattr(experiments, name)()), results.part(title, name)
+    missing = [part for part in parts if str(part.key) not in done]
+    total = sum(part.cost for part in parts)
+    label = f"{title} net: {name.replace('_', ' ')}"
+    with tqdm(total=total, initial=total - sum(part.cost for part in missing), desc=label, unit="step") as bar:
+        for part in missing:
+            done[str(part.key)] = part.measure()
+            results.save()
+            bar.update(part.cost)
+
+
+def summarise_gradients(results: Results, title: str) -> None:
+    """Put frequency times magnitude and its window beside the measured norms."""
+    norms = results.part(title, "gradients")
+    measured = [
+        GradientByLength(length, tuple(-math.inf if norm is None else norm for norm in norms[str(length)]))
+        for length in range(len(norms))
+    ]
+    summary = asdict(contribution(measured))
+    summary["log10_mean_norms"] = [norm if math.isfinite(norm) else None for norm in summary["log10_mean_norms"]]
+    results.document["nets"][title]["contribution"] = summary
+    results.save()
+
+
+def _drawn(images: int, wanted: int, seed: int) -> torch.Tensor:
+    """Indices of `wanted` images drawn from `seed`, in order; all of them where there are no more."""
+    return torch.randperm(images, generator=torch.Generator().manual_seed(seed))[:wanted].sort().values
+
+
+def _dicts(entries: list[Any]) -> list[dict[str, Any]]:
+    return [asdict(entry) for entry in entries]

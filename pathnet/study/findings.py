@@ -1,0 +1,121 @@
+"""What the results say, in the few figures that a reader wants first, beside those of the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pathnet.analysis import effective_window, path_length_distribution
+from pathnet.study.figures import net_label
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the summary: the question, what this run gives, what the paper says."""
+
+    question: str
+    here: str
+    paper: str
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as percent with a thin space, as in `12.3 %`."""
+    return f"{100 * share:.{digits}f}\u202f%"
+
+
+def findings(document: Document) -> list[Finding]:
+    """The summary table, in the order of the report."""
+    rows = []
+    for title, net in document["nets"].items():
+        paper = {"full": "6.10\u202f%", "effective": "5.96\u202f% (23 of 54)"}.get(title, "6.10\u202f%")
+        rows.append(Finding(f"Test error, {net_label(document, title)}", percent(net["whole"]["0"]["error"]), paper))
+    title, net = next(iter(document["nets"].items()))
+    rows.append(Finding("Deleting one block costs", _cost_of_one(document, net), "little, except where a stage starts"))
+    for count, paper in ((10, "about 20\u202f% (10 of 54)"), (20, "severe (20 of 54)")):
+        if str(count) in net["delete_random"]:
+            errors = [lesion["error"] for lesion in net["delete_random"][str(count)]]
+            rows.append(Finding(f"Median error with {count} random blocks deleted", percent(np.median(errors)), paper))
+    lengths = effective_window(path_length_distribution(document["net"]["blocks"]))
+    rows.append(
+        Finding(
+            "95\u202f% of the paths have a length of",
+            f"{lengths.first} to {lengths.last} blocks",
+            "19 to 35 blocks",
+        )
+    )
+    summary = net["contribution"]
+    window = summary["window"]
+    slope = f"{_signed(summary['decades_per_block'], 2)} decades a block"
+    rows.append(
+        Finding(
+            "The gradient changes with the length of its path by",
+            slope,
+            "falls exponentially; slope not printed",
+        )
+    )
+    rows.append(
+        Finding(
+            "95\u202f% of frequency × magnitude lies in",
+            f"{window['first']} to {window['last']} blocks: {_share_of_paths(window['paths'])} of the paths",
+            "5 to 17 blocks: 0.45\u202f% of the paths",
+        )
+    )
+    return rows
+
+
+def observations(document: Document) -> dict[str, str]:
+    """One sentence for each figure: what this run shows, in figures."""
+    title, net = next(iter(document["nets"].items()))
+    subject = f"the net {net_label(document, title)}" if title != "trained" else f"the {net_label(document, title)}"
+    summary = net["contribution"]
+    span = np.nanmax(means := _finite(summary["log10_mean_norms"])) - np.nanmin(means)
+    return {
+        "delete_each": f"Here {subject} errs on {percent(net['whole']['0']['error'])} as it is; "
+        + _single_deletions(document, net),
+        "delete_random": f"Here the median error of {subject} is "
+        + _medians(net["delete_random"], "deleted blocks")
+        + ".",
+        "reorder": f"Here the median error of {subject} is " + _medians(net["reorder"], "swapped pairs") + ".",
+        "gradients": f"Here the mean norm spans {span:.1f} decades, "
+        f"{_signed(summary['decades_per_block'], 2)} for each block that the path runs through.",
+        "contribution": f"Here lengths {summary['window']['first']} to {summary['window']['last']} hold "
+        f"{percent(summary['window']['contribution'])} of the product, and only "
+        f"{_share_of_paths(summary['window']['paths'])} of all paths have such a length.",
+    }
+
+
+def _single_deletions(document: Document, net: Document) -> str:
+    lesions = sorted(net["delete_each"].values(), key=lambda lesion: -lesion["error"])
+    median = np.median([lesion["error"] for lesion in lesions])
+    worst = ", ".join(f"{lesion['deleted'][0]} ({percent(lesion['error'])})" for lesion in lesions[:3])
+    starts = " and ".join(map(str, document["net"]["stage_starts"]))
+    return f"the median deletion gives {percent(median)}, the three worst are blocks {worst}; stages start at {starts}."
+
+
+def _medians(parts: Document, what: str) -> str:
+    counts = sorted(map(int, parts))
+    picked = sorted({counts[0], counts[len(counts) // 2], counts[-1]})
+    medians = [f"{percent(np.median([t['error'] for t in parts[str(count)]]))} with {count}" for count in picked]
+    return " and ".join(filter(None, (", ".join(medians[:-1]), medians[-1]))) + f" {what}"
+
+
+def _finite(values: list[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _cost_of_one(document: Document, net: Document) -> str:
+    whole = net["whole"]["0"]["error"]
+    errors = [lesion["error"] - whole for lesion in net["delete_each"].values()]
+    return f"{_signed(100 * np.median(errors), 1)} points (median), {_signed(100 * max(errors), 1)} (worst)"
+
+
+def _share_of_paths(share: float) -> str:
+    return percent(share, 2) if share >= 1e-4 else f"{100 * share:.0e}\u202f%"

@@ -1,0 +1,52 @@
+"""`report.html`: one file that holds everything, plots included."""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pathnet.files import write_atomically
+from pathnet.study.figures import net_label
+from pathnet.study.findings import findings, observations, percent
+
+FILE_NAME = "report.html"
+
+
+def write_report(document: dict[str, Any], out: Path) -> Path:
+    """Render the results and the plots in `out/plots` into `out/report.html` and return its path."""
+    templates = Environment(
+        loader=PackageLoader("pathnet.study", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = templates.get_template("report.html.j2").render(
+        **document,
+        title=_title(document),
+        findings=findings(document),
+        observations=observations(document),
+        plot=lambda name: _inline(out / "plots" / f"{name}.svg"),
+        label=lambda name: net_label(document, name),
+        percent=percent,
+        median=np.median,
+        written=datetime.now().strftime("%-d %B %Y, %H:%M"),
+    )
+    path = out / FILE_NAME
+    write_atomically(path, lambda beside: beside.write_text(html, encoding="utf-8"))
+    return path
+
+
+def _title(document: dict[str, Any]) -> str:
+    kind = "pre‑activation ResNet" if document["settings"]["net"].startswith("preact") else "ResNet"
+    depth = document["settings"]["net"].removeprefix("preact").removeprefix("basic")
+    return f"The paths of a {kind}\u2011{depth}"  # a hyphen that does not break
+
+
+def _inline(path: Path) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,94 @@
+"""What a study is asked to do, and the net and the images that follow from it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from pathnet import data as images
+from pathnet.models import PathResNet
+
+NET_NAME = re.compile(r"(preact|basic)([0-9]+)")
+LARGEST_SAMPLES = 1000
+
+
+def net_name(name: str) -> tuple[str, int]:
+    """Block and depth of a net's name: `"preact110"` is `("preact", 110)`."""
+    match = NET_NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"net must be preact or basic followed by the depth, as in preact110 or basic32, not {name!r}")
+    return match[1], int(match[2])
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One study. Two studies with equal settings, images, weights and version give equal results.
+
+    `keep` is the number of blocks in each step of effective-path training; None keeps 23 of 54, or as many
+    in proportion. `images` caps the test images of lesions; `samples` counts the paths drawn for each length.
+    """
+
+    data: str = "digits"
+    root: str | None = None
+    image_size: int = 32
+    net: str = "preact110"
+    shortcut: str = "pad"
+    weights: str | None = None
+    epochs: int = 12
+    batch_size: int = 64
+    peak_lr: float = 0.1
+    keep: int | None = None
+    deletions: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20)
+    swaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 14, 18, 24)
+    trials: int = 10
+    samples: int = 20
+    gradient_images: int = 32
+    images: int = 1000
+    seed: int = 0
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.samples <= LARGEST_SAMPLES:
+            raise ValueError(f"samples must lie in 1..{LARGEST_SAMPLES}, the paper's number, not {self.samples}")
+        for name in ("epochs", "trials", "images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        net_name(self.net)
+
+
+QUICK = Settings(
+    net="preact56",
+    epochs=5,
+    deletions=(1, 2, 3, 4, 6, 8, 10),
+    swaps=(1, 2, 4, 8, 12),
+    trials=4,
+    samples=5,
+    images=250,
+    quick=True,
+)
+
+
+def settings_from(quick: bool, **asked: Any) -> Settings:
+    """The default or the quick study, with everything that was asked for (not None) in place of its own."""
+    preset = QUICK if quick else Settings()
+    return replace(preset, **{name: value for name, value in asked.items() if value is not None})
+
+
+def make_net(name: str, shortcut: str, data: images.ImageData, seed: int) -> PathResNet:
+    """The net called `name` for these images, with weights drawn from `seed`."""
+    block, depth = net_name(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = PathResNet(depth, data.classes, block=block, shortcut=shortcut, in_channels=data.channels)
+    return net.to(memory_format=torch.channels_last)
+
+
+def blocks_to_keep(settings: Settings, blocks: int) -> int:
+    """Blocks in each step of effective-path training: as asked for, or 23 of 54 (Veit et al. 2016) in proportion."""
+    keep = max(1, round(blocks * 23 / 54)) if settings.keep is None else settings.keep
+    if not 1 <= keep <= blocks:
+        raise ValueError(f"keep must lie in 1..{blocks}, the blocks of {settings.net}, not {keep}")
+    return keep

@@ -1,0 +1,61 @@
+"""One look for every plot: colours that the colour-blind and grey printers tell apart, no frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib
+from cycler import cycler
+from matplotlib.axes import Axes
+
+# Okabe and Ito's colours; lightness differs too, and each net has a marker of its own.
+BLUE, VERMILLION, SKY, GREY, INK = "#0072B2", "#D55E00", "#56B4E9", "#8A8F98", "#1F2430"
+SOFT, PALE = "#5B6270", "#C9CED6"  # remarks; bars that are not meant
+COLOURS = {"full": BLUE, "effective": VERMILLION, "trained": BLUE}
+MARKERS = {"full": "o", "effective": "s", "trained": "o"}
+WIDE = (7.2, 3.5)  # inches
+
+SETTINGS = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9.5,
+    "axes.linewidth": 0.8,
+    "axes.prop_cycle": cycler(color=[BLUE, VERMILLION, SKY, GREY]),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "font.size": 9.5,
+    "grid.color": "#E4E7EB",
+    "grid.linewidth": 0.8,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "pathnet",  # equal results give equal files
+    "text.color": INK,
+    "xtick.color": INK,
+    "xtick.labelsize": 9,
+    "xtick.major.width": 0.8,
+    "ytick.color": INK,
+    "ytick.labelsize": 9,
+    "ytick.major.size": 0,
+}
+
+
+@contextmanager
+def plot_style() -> Iterator[None]:
+    """Apply the style to the figures made inside."""
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+def note(axes: Axes, x: float, y: float, text: str, **kwargs: object) -> None:
+    """A small grey remark in data coordinates of x and axes coordinates of y."""
+    placed = {"ha": "left", "va": "top", "fontsize": 8.5, "color": SOFT, **kwargs}
+    axes.text(x, y, text, transform=axes.get_xaxis_transform(), **placed)

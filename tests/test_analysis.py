@@ -1,0 +1,235 @@
+"""Analysis: path lengths, Kendall's tau, lesions, reorderings and the gradient along single paths."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pathnet import PathResNet, Paths, analysis, samplers
+
+SETTINGS = [("preact", "pad"), ("preact", "conv"), ("basic", "pad"), ("basic", "conv")]
+
+
+def make_net(block="preact", shortcut="pad", depth=14, paths=None) -> PathResNet:
+    """A small net whose batch norms are not trivial, in evaluation."""
+    torch.manual_seed(0)
+    net = PathResNet(depth, 4, block=block, shortcut=shortcut, in_channels=1, width=4, paths=paths)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+    return net.eval()
+
+
+def make_data(images=6, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(images, 1, 12, 12, generator=generator, dtype=torch.float64).to(dtype)
+    return x, torch.arange(images) % 4
+
+
+def input_gradient(net, data, paths=None) -> torch.Tensor:
+    x, y = data[0].clone().requires_grad_(), data[1]
+    return torch.autograd.grad(F.cross_entropy(net(x, paths=paths), y), x)[0]
+
+
+# ---- path lengths and windows ------------------------------------------------------------------------------
+
+
+def test_path_lengths_are_binomial():
+    shares = analysis.path_length_distribution(54)
+    lengths = np.arange(55)
+    assert shares.sum() == pytest.approx(1) and (shares * lengths).sum() == pytest.approx(27)
+    assert (shares * (lengths - 27) ** 2).sum() == pytest.approx(54 / 4)
+    assert shares[5:18].sum() == pytest.approx(0.0045367, abs=1e-7)
+    assert shares[19:36].sum() == pytest.approx(0.98017, abs=1e-5)
+
+
+def test_path_lengths_of_no_blocks():
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        analysis.path_length_distribution(0)
+
+
+def test_tightest_window_of_54_blocks():
+    window = analysis.effective_window(analysis.path_length_distribution(54))
+    assert (window.first, window.last) == (20, 34)
+    assert window.contribution == pytest.approx(0.9598, abs=1e-4) == window.paths
+
+
+def test_window_is_the_smallest_and_the_first_of_equals():
+    window = analysis.effective_window([0.5, 0.0, 0.5, 0.0], mass=0.5)
+    assert (window.first, window.last, window.contribution) == (0, 0, 0.5)
+    assert analysis.effective_window([0.1, 0.2, 0.3, 0.4], mass=1.0).last == 3
+    with pytest.raises(ValueError, match="mass must lie in"):
+        analysis.effective_window([1.0, 0.0], mass=1.5)
+
+
+def test_contribution_of_an_exponential_decay_is_a_binomial():
+    ratio, blocks = 0.256, 54
+    gradients = [analysis.GradientByLength(k, (k * math.log10(ratio),) * 3) for k in range(blocks + 1)]
+    result = analysis.contribution(gradients)
+    p = ratio / (1 + ratio)
+    expected = [math.comb(blocks, k) * p**k * (1 - p) ** (blocks - k) for k in range(blocks + 1)]
+    assert np.allclose(result.shares, expected, rtol=1e-9)
+    assert result.decades_per_block == pytest.approx(math.log10(ratio))
+    assert abs(result.window.first - 5) <= 1 and abs(result.window.last - 17) <= 1
+
+
+def test_contribution_bears_norms_of_zero_and_underflow():
+    gradients = [analysis.GradientByLength(k, (-400.0 * k, -math.inf)) for k in range(4)]
+    result = analysis.contribution(gradients)
+    assert result.shares[0] == pytest.approx(1) and result.log10_mean_norms[3] == pytest.approx(-1200 - math.log10(2))
+    with pytest.raises(ValueError, match="carries none"):
+        analysis.contribution([analysis.GradientByLength(k, (-math.inf,)) for k in range(3)])
+    with pytest.raises(ValueError, match="every length"):
+        analysis.contribution(gradients[1:])
+
+
+# ---- lesions and reorderings -------------------------------------------------------------------------------
+
+
+def error_of(net, data, paths) -> float:
+    with torch.no_grad():
+        return (net(data[0], paths=paths).argmax(1) != data[1]).double().mean().item()
+
+
+def test_delete_each_is_one_lesion_a_block():
+    net, data = make_net(), make_data(40)
+    lesions = analysis.delete_each(net, data)
+    assert [lesion.deleted for lesion in lesions] == [(i,) for i in range(6)]
+    assert [lesion.error for lesion in lesions] == [error_of(net, data, Paths.delete(6, [i])) for i in range(6)]
+    assert analysis.delete_each(net, data, [4]) == [lesions[4]]
+
+
+def test_random_lesions_depend_on_seed_and_count_alone():
+    net, data = make_net(), make_data()
+    both = analysis.delete_random(net, data, [1, 3], trials=4, seed=7)
+    assert [len(lesion.deleted) for lesion in both] == [1] * 4 + [3] * 4
+    assert analysis.delete_random(net, data, [3], trials=2, seed=7) == both[4:6]
+    assert analysis.delete_random(net, data, [3], trials=4, seed=8) != both[4:]
+    assert len({lesion.deleted for lesion in analysis.delete_random(net, data, [2], trials=30)}) > 8
+
+
+def test_random_lesions_of_too_many_blocks():
+    with pytest.raises(ValueError, match=r"0\.\.6.*7"):
+        analysis.delete_random(make_net(), make_data(), [7], trials=1)
+
+
+def test_evaluation_leaves_the_training_mode_and_averages_over_batches():
+    net, data = make_net(), make_data(10)
+    net.train()
+    net.layer2.eval()
+    modes = [module.training for module in net.modules()]
+    (whole,) = analysis.evaluate(net, data, [None])
+    (parts,) = analysis.evaluate(net, data, [None], batch_size=3)
+    assert [module.training for module in net.modules()] == modes
+    assert torch.equal(whole.predictions, parts.predictions) and whole.loss == pytest.approx(parts.loss, rel=1e-5)
+    assert whole.error == pytest.approx(error_of(net.eval(), data, None))
+
+
+def test_evaluation_of_no_images():
+    with pytest.raises(ValueError, match="at least one image"):
+        analysis.evaluate(make_net(), make_data(0), [None])
+    with pytest.raises(ValueError, match="at least one image"):
+        analysis.gradient_by_length(make_net(), make_data(0))
+
+
+def test_kendall_tau():
+    assert analysis.kendall_tau(range(10)) == pytest.approx(1)
+    assert analysis.kendall_tau(range(9, -1, -1)) == pytest.approx(-1)
+    order = [2, 0, 1, 5, 3, 4]
+    inversions = sum(a > b for a, b in itertools.combinations(order, 2))
+    assert analysis.kendall_tau(order) == pytest.approx(1 - 4 * inversions / 30)
+
+
+def test_swaps_stay_in_their_group_and_weigh_groups_by_pairs():
+    groups, draw = [[0, 1, 2, 3], [4], [5, 6]], np.random.default_rng(0)
+    orders = [analysis.swapped_order(7, groups, 1, draw) for _ in range(1300)]
+    for order in orders:
+        assert sorted(order) == list(range(7)) and order[4] == 4
+        assert sum(place != block for place, block in enumerate(order)) == 2
+    in_last = sum(order[5] == 6 for order in orders) / len(orders)
+    assert in_last == pytest.approx(1 / 7, abs=0.03)
+    with pytest.raises(ValueError, match="equal shape"):
+        analysis.swapped_order(2, [[0], [1]], 1, draw)
+
+
+def test_reorder_measures_the_net_it_describes():
+    net, data = make_net(depth=20), make_data(40)
+    results = analysis.reorder(net, data, [0, 2], trials=4, seed=3)
+    assert results[0].tau == pytest.approx(1) and results[0].error == error_of(net, data, None)
+    for result in results[4:]:
+        whole = Paths.keep(9, range(9)).reordered(result.order)
+        assert result.tau == pytest.approx(analysis.kendall_tau(result.order))
+        assert result.error == error_of(net, data, whole)
+    assert any(result.order != tuple(range(9)) for result in results[4:])
+    assert analysis.reorder(net, data, [2], trials=4, seed=3) == results[4:]
+
+
+# ---- the gradient along one path ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("block", "shortcut"), SETTINGS)
+@pytest.mark.parametrize("chosen", [(), (0,), (2, 3), (0, 1, 2, 3, 4, 5)])
+def test_path_gradient_equals_that_of_the_net(block, shortcut, chosen):
+    net, data = make_net(block, shortcut).double(), make_data(dtype=torch.float64)
+    gradient, exponent = analysis.PathGradients(net, data).along(chosen)
+    expected = input_gradient(net, data, Paths.single(6, chosen))
+    assert expected.norm() > 0
+    assert (gradient * 2.0**exponent - expected).norm() <= 1e-10 * expected.norm()
+
+
+@pytest.mark.parametrize(("block", "shortcut"), SETTINGS)
+def test_all_paths_add_up_to_the_gradient(block, shortcut):
+    net, data = make_net(block, shortcut).double(), make_data(dtype=torch.float64)
+    gradients = analysis.PathGradients(net, data)
+    total = torch.zeros_like(data[0])
+    for length in range(7):
+        for chosen in itertools.combinations(range(6), length):
+            gradient, exponent = gradients.along(chosen)
+            total += gradient * 2.0**exponent
+    expected = input_gradient(net, data)
+    assert (total - expected).norm() <= 1e-12 * expected.norm()
+
+
+def test_path_gradient_follows_the_rule_of_the_sampler():
+    net, data = make_net(paths=samplers.KeepExactly(2)).double(), make_data(dtype=torch.float64)
+    gradient, exponent = analysis.PathGradients(net, data).along((1, 4))
+    expected = input_gradient(net, data, Paths.single(6, (1, 4)))
+    assert (gradient * 2.0**exponent - expected).norm() <= 1e-10 * expected.norm()
+
+
+def test_gradient_by_length_draws_by_seed_and_length_alone():
+    net, data = make_net(), make_data()
+    full = analysis.gradient_by_length(net, data, samples=5, seed=2)
+    assert [entry.length for entry in full] == list(range(7))
+    assert (
+        analysis.gradient_by_length(net, data, samples=3, seed=2, lengths=[4])[0].log10_norms == full[4].log10_norms[:3]
+    )
+    assert len(set(full[0].log10_norms)) == len(set(full[6].log10_norms)) == 1
+    expected = input_gradient(net, data, Paths.single(6, range(6))).double().norm().log10()
+    assert full[6].log10_norms[0] == pytest.approx(expected.item(), abs=1e-4)
+    with pytest.raises(ValueError, match=r"0\.\.6.*7"):
+        analysis.gradient_by_length(net, data, lengths=[7])
+
+
+def test_norms_far_below_float32_are_measured():
+    net, data = make_net(), make_data()
+    exact = analysis.gradient_by_length(net.double(), make_data(dtype=torch.float64), 1, lengths=[6])[0].log10_norms[0]
+    for block in net.float().blocks:
+        block.conv2.weight.data *= 1e-9
+    tiny = analysis.gradient_by_length(net, data, samples=1, lengths=[6])[0].log10_norms[0]
+    assert tiny < -50 and math.isfinite(exact)
+
+
+def test_gradient_of_zero_is_minus_infinity():
+    net = make_net()
+    net.blocks[2].conv2.weight.data.zero_()
+    norms = analysis.gradient_by_length(net, make_data(), samples=2, lengths=[6])[0].log10_norms
+    assert norms == (-math.inf, -math.inf)
