@@ -36,17 +36,8 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 #endif
 
-// The fastest kernels that this processor runs.
-inline const Kernels& kernels() {
-#if defined(__x86_64__)
-  static const Kernels& chosen =
-      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") ? kAvx512Kernels
-      : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")       ? kAvx2Kernels
-                                                                              : kPortableKernels;
-  return chosen;
-#else
-  return kPortableKernels;
-#endif
-}
+// The fastest kernels that this processor runs. ATEN_CPU_CAPABILITY=avx2 or default asks for slower
+// ones, as it does in PyTorch.
+const Kernels& kernels();
 
 }  // namespace pathnet

@@ -8,7 +8,7 @@
 #define PATHNET_KERNELS kAvx512Kernels
 #define PATHNET_INSTRUCTIONS "AVX-512"
 #define PATHNET_LANES 16
-#define PATHNET_PIXELS 16
+#define PATHNET_PIXELS 12  // more pixels need more addresses than there are registers
 #define PATHNET_WIDE_PIXELS 8
 #include "conv_kernels.h"
 #endif

@@ -65,7 +65,8 @@ class Environment:
 
     def prepare(self, torch: str) -> None:
         """Put this torch and all other requirements into the environment."""
-        shutil.copytree(_prepared(torch), _packages(self.folder), copy_function=os.link, dirs_exist_ok=True)
+        shutil.rmtree(_packages(self.folder))
+        shutil.copytree(_prepared(torch), _packages(self.folder), copy_function=os.link)
 
     def pip(self, *args: str, **environ: str) -> str:
         """Run pip in the folder of the sources; its output. Raises RuntimeError with it where pip fails."""
