@@ -2,8 +2,13 @@
 
 from pathnet import samplers
 from pathnet.backend import use_backend
+from pathnet.doctor import doctor
+from pathnet.explain import explain
 from pathnet.gates import Gate, Paths
-from pathnet.models import PathResNet
+from pathnet.models import PathResNet, load_weights
+from pathnet.profile import profile
 
 __version__ = "0.1.0"
-__all__ = ["Gate", "PathResNet", "Paths", "samplers", "use_backend"]
+__all__ = [
+    "Gate", "PathResNet", "Paths", "doctor", "explain", "load_weights", "profile", "samplers", "use_backend",
+]  # fmt: skip

@@ -14,7 +14,7 @@ _forced: str | None = None  # process-wide as torch.backends is, and a plain glo
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run every op inside the `with` on backend `name`; an op that cannot run there raises RuntimeError with the reason.
+    """Run every op inside the `with` on backend `name`; one that cannot run there raises RuntimeError with the reason.
 
     Raises ValueError for a name that is no backend.
     """

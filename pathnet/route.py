@@ -25,7 +25,9 @@ class Route(NamedTuple):
         index = torch.tensor(blocks, dtype=torch.int64)
         present = None if self.present is None else self.present.index_select(0, index)
         return self._replace(
-            gates=self.gates.index_select(-1, index), multiplier=self.multiplier.index_select(-1, index), present=present
+            gates=self.gates.index_select(-1, index),
+            multiplier=self.multiplier.index_select(-1, index),
+            present=present,
         )
 
     def occurring(self) -> list[set[Gate]]:

@@ -16,7 +16,7 @@ _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 
 
 def describe(modules: Iterable[nn.Module | None]) -> tuple[Layer, ...]:
-    """The layers of `modules` in order: values where a module is exactly what its class says, else the module itself."""
+    """The layers of `modules`: values where a module is exactly what its class says, else the module itself."""
     layers: list[Layer] = []
     for module in modules:
         if isinstance(module, nn.Sequential) and why_as_module(module) is None:

@@ -116,4 +116,8 @@ class BottleneckBlock(ResidualBlock):
         self._add_shortcut(shortcut, in_channels, out_channels, stride)
 
 
-BLOCKS: dict[str, type[ResidualBlock]] = {"basic": BasicBlock, "preact": PreActBlock, "bottleneck": BottleneckBlock}
+BLOCKS: dict[str, type[ResidualBlock]] = {
+    "basic": BasicBlock,
+    "preact": PreActBlock,
+    "bottleneck": BottleneckBlock,
+}

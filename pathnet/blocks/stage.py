@@ -38,9 +38,7 @@ def fits_run(block: nn.Module) -> bool:
 
 
 def _has_hooks(block: nn.Module) -> bool:
-    return bool(
-        block._forward_hooks or block._forward_pre_hooks or block._backward_hooks or block._backward_pre_hooks
-    )
+    return bool(block._forward_hooks or block._forward_pre_hooks or block._backward_hooks or block._backward_pre_hooks)
 
 
 def _call_block(block: nn.Module, x: Tensor, route: Route | None) -> Tensor:

@@ -80,7 +80,12 @@ class PathResNet(nn.Module):
         self.maxpool = None if cifar else nn.MaxPool2d(3, 2, padding=1)
 
     def _add_stages(
-        self, sizes: tuple[int, ...], channels: int, block: type[ResidualBlock], shortcut: str, zero_unused: bool
+        self,
+        sizes: tuple[int, ...],
+        channels: int,
+        block: type[ResidualBlock],
+        shortcut: str,
+        zero_unused: bool,
     ) -> None:
         self._stage_names = tuple(f"layer{i + 1}" for i in range(len(sizes)))
         inside = channels
@@ -179,7 +184,10 @@ class PathResNet(nn.Module):
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if isinstance(self.paths, Sampler):
-            destination[prefix + EXTRA_STATE] = {"sampler": repr(self.paths), "step": self._draws.step.clone()}
+            destination[prefix + EXTRA_STATE] = {
+                "sampler": repr(self.paths),
+                "step": self._draws.step.clone(),
+            }
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         extra = state_dict.pop(prefix + EXTRA_STATE, None)

@@ -94,4 +94,3 @@ def check_images(x: Tensor, net: PathResNet) -> None:
             f"x and the net must be on one device, got x on {x.device} and the net on {net.conv1.weight.device}; "
             "move one with .to(device)"
         )
-

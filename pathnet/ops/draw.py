@@ -12,7 +12,7 @@ from pathnet.samplers.base import parse
 
 
 def draw(step: Tensor, sampler: str, batch: int, blocks: int) -> Route:
-    """Gates [blocks] or [batch, blocks] of step `step`, an int64 CPU tensor that moves on by one; `sampler` is a repr."""
+    """Gates [blocks] or [batch, blocks] of step `step`, an int64 CPU tensor that moves on; `sampler` is a repr."""
     return Route(*torch.ops.pathnet.draw(step, sampler, batch, blocks))
 
 

@@ -14,7 +14,9 @@ from pathnet.route import Route, present_gates
 
 
 def holds_modules(blocks: Sequence[Block]) -> bool:
-    return any(isinstance(layer, nn.Module) for block in blocks for layer in (*block.residual, *block.shortcut, block.act))
+    return any(
+        isinstance(layer, nn.Module) for block in blocks for layer in (*block.residual, *block.shortcut, block.act)
+    )
 
 
 def parameters(block: Block) -> Iterator[Tensor]:

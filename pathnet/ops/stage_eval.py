@@ -56,12 +56,14 @@ def supports_cpu(x: Tensor, blocks: Sequence[Block]) -> str | None:
 
 def _unfit(block: Block) -> str | None:
     form = tuple(type(layer) for layer in block.residual)
-    if FORMS.get(form) != type(block.act):
+    if FORMS.get(form) is not type(block.act):
         return "the residual branch is not one of the known forms (basic, preact, bottleneck) of plain layers"
     if _shortcut_kind(block) is None:
         return "the shortcut is neither the identity, nor zero padding, nor a strided 1x1 convolution"
     for layer in (*block.residual, *block.shortcut):
-        reason = _unfit_conv(layer) if isinstance(layer, Conv) else _unfit_norm(layer) if isinstance(layer, Norm) else None
+        reason = (
+            _unfit_conv(layer) if isinstance(layer, Conv) else _unfit_norm(layer) if isinstance(layer, Norm) else None
+        )
         if reason:
             return reason
     strides = [layer.stride[0] for layer in block.residual if isinstance(layer, Conv)]
@@ -73,12 +75,14 @@ def _unfit(block: Block) -> str | None:
 
 def _unfit_conv(conv: Conv) -> str | None:
     kernel = conv.weight.shape[-1]
+    if conv.weight.dtype != torch.float32:
+        return f"weights are {conv.weight.dtype}, and this kernel computes in float32"
     if conv.bias is not None or conv.groups != 1 or conv.dilation != (1, 1):
         return "a convolution has a bias, groups or a dilation"
     if kernel not in (1, 3) or conv.weight.shape[-2] != kernel or conv.padding != (kernel // 2, kernel // 2):
         return f"a convolution is not 1x1 or 3x3 with padding k // 2, but {kernel}x{kernel} with padding {conv.padding}"
-    if conv.stride[0] != conv.stride[1] or conv.weight.dtype != torch.float32:
-        return f"a convolution has the stride {conv.stride} or weights in {conv.weight.dtype}"
+    if conv.stride[0] != conv.stride[1]:
+        return f"a convolution has the stride {conv.stride}, one for rows and another for columns"
     return None
 
 

@@ -74,7 +74,19 @@ def _fwd_fake(x, gates, multiplier, params, moving, fixed, layout, constants, up
 
 
 def _bwd(
-    grad_y, x, gates, multiplier, present, params, fixed, layout, constants, needs, mask_rows, autocast, zero_unused
+    grad_y,
+    x,
+    gates,
+    multiplier,
+    present,
+    params,
+    fixed,
+    layout,
+    constants,
+    needs,
+    mask_rows,
+    autocast,
+    zero_unused,
 ):
     leaves = [t.detach().requires_grad_(need) for t, need in zip((x, *params), needs, strict=True)]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
@@ -92,7 +104,19 @@ def _bwd(
 
 
 def _bwd_fake(
-    grad_y, x, gates, multiplier, present, params, fixed, layout, constants, needs, mask_rows, autocast, zero_unused
+    grad_y,
+    x,
+    gates,
+    multiplier,
+    present,
+    params,
+    fixed,
+    layout,
+    constants,
+    needs,
+    mask_rows,
+    autocast,
+    zero_unused,
 ):
     return [torch.empty_like(t) for t, need in zip((x, *params), needs, strict=True) if need]
 

@@ -1,0 +1,76 @@
+"""Which kernel runs each block of a net, and every refusal in a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pathnet.backend import BACKENDS, choose, refusal
+from pathnet.blocks import ResidualBlock
+from pathnet.blocks.stage import fits_run
+from pathnet.models import PathResNet
+from pathnet.ops.stage import needs_grad
+from pathnet.ops.stage_eval import SUPPORTS as EVAL
+from pathnet.ops.stage_train import SUPPORTS as TRAIN
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """How one block would run: the op, the backend, whether it is fused with its neighbours, the refusals."""
+
+    block: int
+    kind: str
+    op: str
+    backend: str
+    fused: bool
+    reasons: dict[str, str]  # backend -> why it does not run this block
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found, a row a block; `str()` is a table with each distinct reason once."""
+
+    blocks: list[BlockReport]
+
+    def __str__(self) -> str:
+        lines, notes = [f"{'block':>5}  {'kind':<16} {'op':<12} {'backend':<10} how"], []
+        for row in self.blocks:
+            marks = []
+            for backend, reason in row.reasons.items():
+                note = f"{backend}: {reason}"
+                if note not in notes:
+                    notes.append(note)
+                marks.append(str(notes.index(note) + 1))
+            how = "fused" if row.fused else "module by module"
+            lines.append(f"{row.block:>5}  {row.kind:<16} {row.op:<12} {row.backend:<10} {how} [{', '.join(marks)}]")
+        return "\n".join([*lines, "", *(f"[{i + 1}] {note}" for i, note in enumerate(notes))])
+
+
+def explain(net: PathResNet, x: Tensor) -> Explanation:
+    """Say which backend runs each block for input x [N, C, H, W], as grad mode and train or eval stand now.
+
+    Runs the stem once, for the dtype and device that reach the blocks. Raises TypeError if `net` is no PathResNet.
+    """
+    if not isinstance(net, PathResNet):
+        raise TypeError(f"net must be a pathnet.PathResNet, got {type(net).__name__}")
+    with torch.no_grad():
+        inside = net.stem(x, update=False)
+    inside = inside.requires_grad_(torch.is_grad_enabled() and any(p.requires_grad for p in net.parameters()))
+    return Explanation([_report(i, block, inside) for i, block in enumerate(net.blocks)])
+
+
+def _report(index: int, block: nn.Module, x: Tensor) -> BlockReport:
+    kind = type(block).__name__
+    if not isinstance(block, ResidualBlock):
+        reason = "it is no pathnet block and runs as the module it is"
+        return BlockReport(index, kind, "module", "none", False, dict.fromkeys(BACKENDS, reason))
+    specs = [block.spec()]
+    name, supports = ("stage_train", TRAIN) if needs_grad(x, specs) else ("stage_eval", EVAL)
+    reasons = {b: why for b in BACKENDS if (why := refusal(name, b, supports, x, specs)) is not None}
+    fused = fits_run(block)
+    if not fused:
+        why = block.why_as_module() or "the block itself has a hook"
+        reasons = {b: f"the block runs module by module, since {why}" for b in BACKENDS if b != "reference"}
+    return BlockReport(index, kind, name, choose(name, supports, x, specs), fused, reasons)

@@ -1,0 +1,121 @@
+"""Count launches, bytes read and written, and bytes saved for backward: of our kernels and PyTorch's alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pathnet.gates import Paths
+
+
+@dataclass
+class Kernel:
+    """Totals of one kernel: bytes are unique, each distinct byte of an operand once a launch."""
+
+    launches: int = 0
+    read: int = 0
+    written: int = 0
+
+
+@dataclass
+class Profile:
+    """What `profile` counted; `saved` is what the forward keeps for its backward, parameters apart."""
+
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    saved: int = 0
+
+    @property
+    def launches(self) -> int:
+        return sum(kernel.launches for kernel in self.kernels.values())
+
+    @property
+    def read(self) -> int:
+        return sum(kernel.read for kernel in self.kernels.values())
+
+    @property
+    def written(self) -> int:
+        return sum(kernel.written for kernel in self.kernels.values())
+
+    def __str__(self) -> str:
+        lines = [f"{'kernel':<44} {'launches':>8} {'read MiB':>10} {'written MiB':>12}"]
+        for name, kernel in sorted(self.kernels.items(), key=lambda item: -item[1].read - item[1].written):
+            lines.append(
+                f"{name:<44} {kernel.launches:>8} {kernel.read / 2**20:>10.2f} {kernel.written / 2**20:>12.2f}"
+            )
+        total = f"{'total':<44} {self.launches:>8} {self.read / 2**20:>10.2f} {self.written / 2**20:>12.2f}"
+        return "\n".join([*lines, total, f"saved for backward: {self.saved / 2**20:.2f} MiB"])
+
+
+def profile(net: nn.Module, x: Tensor, paths: Paths | None = None, *, backward: bool = False) -> Profile:
+    """Run net(x, paths) once and count; with `backward` the gradient of the sum of its outputs too.
+
+    Grad mode and train or eval count as they stand; a training forward updates running statistics as any forward
+    does. An op that only makes a view launches nothing, and the bookkeeping of gates on the host is no launch.
+    """
+    return count(net, x, *(() if paths is None else (paths,)), backward=backward)
+
+
+def count(net: nn.Module, x: Tensor, *args: object, backward: bool = False) -> Profile:
+    """Count what net(x, *args) launches and saves, for any module."""
+    profile, saved = Profile(), {}
+    state = {_address(t) for t in (*net.parameters(), *net.buffers())}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if _address(tensor) not in state:
+            saved[_address(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with _Counter(profile, {*state, _address(x)}), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = net(x, *args)
+        profile.saved = sum(saved.values())
+        if backward:
+            y.sum().backward()
+    return profile
+
+
+class _Counter(TorchDispatchMode):
+    """Counts every op that touches data: images, weights, and what was computed from them."""
+
+    def __init__(self, profile: Profile, data: set[int]) -> None:
+        super().__init__()
+        self.profile, self.data = profile, data
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        inputs = _tensors((args, kwargs or {}))
+        known = {_address(t) for t in inputs}
+        fresh = [t for t in _tensors(out) if _address(t) not in known]
+        if not self.data & known:  # gates and multipliers on the host
+            self.data -= {_address(t) for t in fresh}
+            return out
+        self.data |= {_address(t) for t in fresh}
+        written = fresh + _tensors(_written(func, args))
+        if written:
+            kernel = self.profile.kernels.setdefault(str(func).removesuffix(".default"), Kernel())
+            kernel.launches += 1
+            kernel.read += _bytes(inputs)
+            kernel.written += _bytes(written)
+        return out
+
+
+def _written(func: torch._ops.OpOverload, args: tuple) -> list[object]:
+    """The arguments that an op writes in place."""
+    pairs = zip(func._schema.arguments, args, strict=False)
+    return [value for argument, value in pairs if argument.alias_info is not None and argument.alias_info.is_write]
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    distinct = {(_address(t), t.storage_offset(), tuple(t.shape)): t.numel() * t.element_size() for t in tensors}
+    return sum(distinct.values())
