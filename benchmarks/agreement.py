@@ -1,0 +1,57 @@
+"""No number without agreement: before a case is timed, pathnet must compute what the plain net does."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Case
+from benchmarks.providers import Provider, Shared
+
+BATCH = 4  # as many images as the check uses
+TIMES_EAGER = 4  # Winograd F(4x4) may err four times what eager errs (docs/numerics.md)
+
+
+def gradients(provider: Provider) -> dict[str, Tensor]:
+    """Return the gradients that the provider's last step left, without those that are None."""
+    return {name: p.grad for name, p in provider.module.named_parameters() if p.grad is not None}
+
+
+def relative_error(got: list[Tensor], truth: list[Tensor]) -> float:
+    """Return ||got - truth|| / ||truth|| over all tensors joined, in float64."""
+    difference = sum(float((g.double() - t).square().sum()) for g, t in zip(got, truth, strict=True))
+    return (difference / sum(float(t.square().sum()) for t in truth)) ** 0.5
+
+
+def check(case: Case, backend: str) -> None:
+    """Raise AssertionError unless `backend` gives the plain net's outputs and gradients, None included.
+
+    Truth is the plain net in float64; the limit is four times the error of eager float32, plus one rounding.
+    """
+    shared = Shared.of(case.with_batch(min(case.batch, BATCH)))
+    truth = shared.eager(dtype=torch.float64, update=False)
+    eager = shared.eager(update=False)
+    ours = shared.pathnet(backend, update=False)
+    outputs = {
+        name: provider.step().detach() for name, provider in zip("tep", (truth, eager, ours), strict=True)
+    }
+    _compare(f"{case}: output of {backend}", [outputs["t"]], [outputs["e"]], [outputs["p"]])
+    expected, plain, got = gradients(truth), gradients(eager), gradients(ours)
+    assert got.keys() == expected.keys(), (
+        f"{case}: {backend} must train exactly the parameters that the plain net trains, "
+        f"they differ in {sorted(got.keys() ^ expected.keys())}"
+    )
+    if expected:
+        names = list(expected)
+        _compare(
+            f"{case}: gradients of {backend}",
+            *([values[name] for name in names] for values in (expected, plain, got)),
+        )
+
+
+def _compare(what: str, truth: list[Tensor], plain: list[Tensor], got: list[Tensor]) -> None:
+    error, eager_error = relative_error(got, truth), relative_error(plain, truth)
+    limit = TIMES_EAGER * eager_error + torch.finfo(torch.float32).eps
+    assert error <= limit, (
+        f"{what} err {error:.2e} against float64, more than {limit:.2e} (eager errs {eager_error:.2e})"
+    )
