@@ -40,11 +40,10 @@ class Report:
     checks: tuple[Check, ...]
 
     def __str__(self) -> str:
-        toolkits = {number: home for home, number in self.toolkits.items()}
         sections = {
             "Versions": self.versions,
             "Compiled extensions": self.extensions,
-            "CUDA toolkits": toolkits or {"none": "needed only to compile the CUDA kernels"},
+            "CUDA toolkits": self.toolkits or {"none": "needed only to compile the CUDA kernels"},
             "Devices": self.devices,
             "Backends": {f"{c.backend} on {c.device}": c.reason or "works" for c in self.checks},
         }
@@ -95,9 +94,7 @@ def _no_cuda(gpu: str) -> str:
     try:
         compiled_for = int(torch.ops.pathnet.probe(torch.zeros(1, device=gpu)).item())
     except RuntimeError as error:
-        return (
-            f"The probe kernel failed: {error} Install pathnet again here, so that it is compiled for {gpu}."
-        )
+        return f"The probe kernel failed: {error} Install pathnet again here, so that it is compiled for {gpu}."
     major, minor = divmod(compiled_for // 10, 10)
     return (
         f"The probe kernel ran (compiled for {major}.{minor}), but no operator has a CUDA kernel in this "
@@ -107,9 +104,7 @@ def _no_cuda(gpu: str) -> str:
 
 def _no_gpu() -> str:
     if torch.version.cuda is None:
-        return (
-            "This torch is built without CUDA. Where there is an NVIDIA GPU, install a CUDA build of torch."
-        )
+        return "This torch is built without CUDA. Where there is an NVIDIA GPU, install a CUDA build of torch."
     return "torch sees no GPU. Where there is one, nvidia-smi tells whether its driver suits this torch."
 
 
