@@ -68,7 +68,7 @@ def fit(
     A resumed training gives the bits of an uninterrupted one on the same machine and number of threads.
     Raises Diverged where the loss is not finite, ValueError where the checkpoint is unreadable or another's.
     """
-    net.to(memory_format=torch.channels_last)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Run(net, data, recipe)
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)

@@ -82,4 +82,5 @@ def _slope(gradients: Sequence[GradientByLength]) -> float:
     points = [(entry.length, norm) for entry in gradients for norm in entry.log10_norms if np.isfinite(norm)]
     if len({length for length, _ in points}) < 2:
         return 0.0
-    return float(np.polyfit(*np.array(points).T, deg=1)[0])
+    x, y = np.array(points).T
+    return float(np.polyfit(x, y, deg=1)[0])

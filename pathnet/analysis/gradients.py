@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pathnet.analysis.evaluate import evaluation_mode
+from pathnet.blocks import ResidualBlock
 from pathnet.models import PathResNet
 from pathnet.samplers import Sampler
 
@@ -100,7 +101,7 @@ class PathGradients:
 class _StoredBlock:
     """One block's forward as small graphs: residual branch, shortcut, and the mask after the addition."""
 
-    def __init__(self, block: nn.Module, x: Tensor, multiplier: float) -> None:
+    def __init__(self, block: ResidualBlock, x: Tensor, multiplier: float) -> None:
         self._multiplier = multiplier
         self._input = x.detach().requires_grad_()
         self._residual = block.residual(self._input)

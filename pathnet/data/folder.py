@@ -21,7 +21,7 @@ def load_folder(root: Path, side: int = 32) -> ImageData:
         raise ValueError(f"data folder:PATH needs a folder, but {root} is none")
     if (root / "train").is_dir() and (root / "test").is_dir():
         classes = _classes(root / "train")
-        parts = (*_read(root / "train", classes, side), *_read(root / "test", classes, side))
+        parts: tuple[np.ndarray, ...] = (*_read(root / "train", classes, side), *_read(root / "test", classes, side))
     else:
         classes = _classes(root)
         parts = split(*_read(root, classes, side), 0.2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class Part:
 
 
 class Experiments:
-    """Every measurement that a study makes on one trained net."""
+    """Every measurement that a study makes on one trained net; each experiment yields its parts."""
 
     def __init__(self, net: PathResNet, data: ImageData, settings: Settings) -> None:
         self.net, self.data, self.settings = net, data, settings
@@ -46,43 +46,39 @@ class Experiments:
 
     def whole(self) -> Iterator[Part]:
         """The net as it is."""
-
-        def measure() -> dict[str, float]:
-            (result,) = evaluate(self.net, self.tested, [None])
-            return {"error": result.error, "loss": result.loss}
-
-        yield Part(0, 1, measure)
+        yield Part(0, 1, self._whole)
 
     def delete_each(self) -> Iterator[Part]:
         """One lesion for each block."""
         for block in range(self.net.num_blocks):
-            yield Part(block, 1, lambda block=block: asdict(delete_each(self.net, self.tested, [block])[0]))
+            yield Part(block, 1, partial(self._delete_one, block))
 
     def delete_random(self) -> Iterator[Part]:
-        """Trials for each number of deleted blocks."""
-        trials, seed = self.settings.trials, self.settings.seed
+        """Trials for each number of deleted blocks that the net has."""
         for count in self.settings.deletions:
             if count <= self.net.num_blocks:
-                yield Part(
-                    count,
-                    trials,
-                    lambda count=count: _dicts(delete_random(self.net, self.tested, [count], trials, seed)),
-                )
+                yield Part(count, self.settings.trials, partial(self._trials, delete_random, count))
 
     def reorder(self) -> Iterator[Part]:
         """Trials for each number of swapped pairs."""
-        trials, seed = self.settings.trials, self.settings.seed
         for swaps in self.settings.swaps:
-            yield Part(
-                swaps,
-                trials,
-                lambda swaps=swaps: _dicts(reorder(self.net, self.tested, [swaps], trials, seed)),
-            )
+            yield Part(swaps, self.settings.trials, partial(self._trials, reorder, swaps))
 
     def gradients(self) -> Iterator[Part]:
         """Sampled paths of each length, all through one forward."""
         for length in range(self.net.num_blocks + 1):
-            yield Part(length, length + 1, lambda length=length: self._norms(length))
+            yield Part(length, length + 1, partial(self._norms, length))
+
+    def _whole(self) -> dict[str, float]:
+        (result,) = evaluate(self.net, self.tested, [None])
+        return {"error": result.error, "loss": result.loss}
+
+    def _delete_one(self, block: int) -> dict[str, Any]:
+        return asdict(delete_each(self.net, self.tested, [block])[0])
+
+    def _trials(self, measure: Callable[..., list[Any]], count: int) -> list[dict[str, Any]]:
+        results = measure(self.net, self.tested, [count], self.settings.trials, self.settings.seed)
+        return [asdict(result) for result in results]
 
     def _norms(self, length: int) -> list[float | None]:
         measured = self._path_gradients.of_length(length, self.settings.samples, self.settings.seed)
@@ -124,7 +120,3 @@ def summarise_gradients(results: Results, title: str) -> None:
 def _drawn(images: int, wanted: int, seed: int) -> torch.Tensor:
     """Indices of `wanted` images drawn from `seed`, in order; all of them where there are no more."""
     return torch.randperm(images, generator=torch.Generator().manual_seed(seed))[:wanted].sort().values
-
-
-def _dicts(entries: list[Any]) -> list[dict[str, Any]]:
-    return [asdict(entry) for entry in entries]

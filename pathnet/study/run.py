@@ -35,6 +35,8 @@ def run_study(settings: Settings, out: Path) -> Path:
     writable_folder(out, "out")
     data = images.load(settings.data, settings.root, settings.image_size)
     net = make_net(settings.net, settings.shortcut, data, settings.seed)
+    if not any(len(group) > 1 for group in net.swappable()):
+        raise ValueError(f"net must have blocks of equal shape to swap, but {settings.net} has none; take a deeper one")
     results = Results.open(out, _header(settings, data, net))
     results.document["environment"] = environment()
     if settings.weights is None:

@@ -82,8 +82,7 @@ def make_net(name: str, shortcut: str, data: images.ImageData, seed: int) -> Pat
     block, depth = net_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = PathResNet(depth, data.classes, block=block, shortcut=shortcut, in_channels=data.channels)
-    return net.to(memory_format=torch.channels_last)
+        return PathResNet(depth, data.classes, block=block, shortcut=shortcut, in_channels=data.channels)
 
 
 def blocks_to_keep(settings: Settings, blocks: int) -> int:

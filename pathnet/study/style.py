@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 from cycler import cycler
@@ -16,7 +17,7 @@ COLOURS = {"full": BLUE, "effective": VERMILLION, "trained": BLUE}
 MARKERS = {"full": "o", "effective": "s", "trained": "o"}
 WIDE = (7.2, 3.5)  # inches
 
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": GREY,
     "axes.grid": True,
@@ -55,7 +56,7 @@ def plot_style() -> Iterator[None]:
         yield
 
 
-def note(axes: Axes, x: float, y: float, text: str, **kwargs: object) -> None:
+def note(axes: Axes, x: float, y: float, text: str, **kwargs: Any) -> None:
     """A small grey remark in data coordinates of x and axes coordinates of y."""
-    placed = {"ha": "left", "va": "top", "fontsize": 8.5, "color": SOFT, **kwargs}
+    placed: dict[str, Any] = {"ha": "left", "va": "top", "fontsize": 8.5, "color": SOFT, **kwargs}
     axes.text(x, y, text, transform=axes.get_xaxis_transform(), **placed)
