@@ -29,24 +29,20 @@ def check(case: Case, backend: str) -> None:
     Truth is the plain net in float64; the limit is four times the error of eager float32, plus one rounding.
     """
     shared = Shared.of(case.with_batch(min(case.batch, BATCH)))
-    truth = shared.eager(dtype=torch.float64, update=False)
-    eager = shared.eager(update=False)
-    ours = shared.pathnet(backend, update=False)
-    outputs = {
-        name: provider.step().detach() for name, provider in zip("tep", (truth, eager, ours), strict=True)
-    }
-    _compare(f"{case}: output of {backend}", [outputs["t"]], [outputs["e"]], [outputs["p"]])
-    expected, plain, got = gradients(truth), gradients(eager), gradients(ours)
-    assert got.keys() == expected.keys(), (
-        f"{case}: {backend} must train exactly the parameters that the plain net trains, "
-        f"they differ in {sorted(got.keys() ^ expected.keys())}"
+    runs = (
+        shared.eager(dtype=torch.float64, update=False),
+        shared.eager(update=False),
+        shared.pathnet(backend, update=False),
     )
-    if expected:
-        names = list(expected)
-        _compare(
-            f"{case}: gradients of {backend}",
-            *([values[name] for name in names] for values in (expected, plain, got)),
-        )
+    _compare(f"{case}: output of {backend}", *([run.step().detach()] for run in runs))
+    truth, plain, got = (gradients(run) for run in runs)
+    assert got.keys() == truth.keys(), (
+        f"{case}: {backend} must train exactly the parameters that the plain net trains, "
+        f"they differ in {sorted(got.keys() ^ truth.keys())}"
+    )
+    if truth:
+        in_order = ([found[name] for name in truth] for found in (truth, plain, got))
+        _compare(f"{case}: gradients of {backend}", *in_order)
 
 
 def _compare(what: str, truth: list[Tensor], plain: list[Tensor], got: list[Tensor]) -> None:

@@ -134,8 +134,7 @@ def _small_nets(batch: int) -> list[Case]:
 
 
 SCALES = {
-    "quick": _cifar(110, 4, 14, 16, compiled=False)
-    + [Case(14, "basic", EVALUATION, 16, stage=3, compiled=True)],
+    "quick": _cifar(110, 4, 14, 16, compiled=False) + [Case(8, "basic", EVALUATION, 16, compiled=True)],
     "default": _cifar(110, 16, 26, 32, compiled=True) + _small_nets(32) + _imagenet(18, 2, 224),
     "full": _cifar(110, 128, 26, 128, compiled=True)
     + _small_nets(128)

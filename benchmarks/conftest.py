@@ -13,20 +13,12 @@ from benchmarks.cases import ROUNDS, SCALES
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pathnet benchmarks")
-    scale = group.addoption
-    scale(
-        "--quick", dest="scale", action="store_const", const="quick", default="default", help="small batches"
-    )
-    scale(
-        "--full",
-        dest="scale",
-        action="store_const",
-        const="full",
-        help="batch 128, as docs/benchmarks.md reports",
-    )
-    group.addoption(
-        "--threads", type=int, default=None, help="threads of PyTorch and pathnet (default: PyTorch's)"
-    )
+    scales = {"quick": "tiny batches, about a minute", "full": "batch 128 and ImageNet nets, an hour or more"}
+    for scale, text in scales.items():
+        group.addoption(
+            f"--{scale}", dest="scale", action="store_const", const=scale, default="default", help=text
+        )
+    group.addoption("--threads", type=int, help="threads of PyTorch and pathnet (default: PyTorch's)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
