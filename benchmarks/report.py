@@ -51,19 +51,19 @@ def threads(run: dict) -> str:
 
 
 def environment(runs: list[dict]) -> str:
-    """Return machine, versions and commit of the runs, and the ceilings for each number of threads."""
-    machine, commit, first = runs[0]["machine_info"], runs[0]["commit_info"], runs[0]["pathnet"]
+    """Return machine and versions, and for each number of threads commit, scale and ceilings."""
+    machine, first = runs[0]["machine_info"], runs[0]["pathnet"]
     cpu = machine["cpu"]
-    dirty = " with uncommitted changes" if commit.get("dirty") else ""
     lines = [
         f"- {cpu['brand_raw']}, {cpu['count']} cores, {first['cpu_capability']}; no GPU was measured",
         f"- Python {machine['python_version']}, PyTorch {first['torch']}, {machine['system']}",
-        f"- commit {str(commit['id'])[:12]}{dirty}, {runs[0]['datetime'][:10]}, scale {first['scale']}",
     ]
     for run in runs:
-        ceilings = run["pathnet"]["ceilings"]
+        commit, ceilings = run["commit_info"], run["pathnet"]["ceilings"]
+        dirty = " with uncommitted changes" if commit.get("dirty") else ""
         lines.append(
-            f"- ceilings with {threads(run)}: {ceilings['flops_per_second'] / 1e9:.0f} GFLOP/s, "
+            f"- {threads(run)}: commit {str(commit['id'])[:12]}{dirty}, {run['datetime'][:10]}, "
+            f"scale {run['pathnet']['scale']}; ceilings {ceilings['flops_per_second'] / 1e9:.0f} GFLOP/s and "
             f"{ceilings['bytes_per_second'] / 1e9:.1f} GB/s (read + write)"
         )
     return "\n".join(lines) + f"\n\n{SHARED_MACHINE}\n"
