@@ -122,8 +122,11 @@ def _batch_norm(layer: Norm, x: Tensor, weight: Tensor | None, bias: Tensor | No
             f"batch statistics need at least two values a channel, but {len(x)} image(s) of {x.shape[2]}x{x.shape[3]} "
             "pixels reached a batch norm; train on more images, or call net.eval() for running statistics"
         )
-    if not update or layer.num_batches_tracked is None:
+    if layer.running_mean is None or layer.running_var is None or layer.num_batches_tracked is None:
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, layer.eps)
+    if not update:  # copies move, since checkpointing wants a recomputation to save what the forward saved
+        mean, var = layer.running_mean.clone(), layer.running_var.clone()
+        return F.batch_norm(x, mean, var, weight, bias, True, 0.0, layer.eps)
     layer.num_batches_tracked.add_(1)
     momentum = 1.0 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
     return F.batch_norm(x, layer.running_mean, layer.running_var, weight, bias, True, momentum, layer.eps)

@@ -57,8 +57,9 @@ class StochasticDepth(Sampler):
 
     def survival(self, blocks: int) -> np.ndarray:
         """p_l for l = 1..blocks."""
-        depth = np.arange(1, blocks + 1) / blocks if self.decay == "linear" else np.ones(blocks)
-        return 1.0 - depth * (1.0 - self.final_survival)
+        if self.decay == "uniform":
+            return np.full(blocks, self.final_survival)
+        return 1.0 - np.arange(1, blocks + 1) / blocks * (1.0 - self.final_survival)
 
     def gates(self, step: int, rows: int, blocks: int) -> np.ndarray:
         return where(uniforms(self.seed, step, rows, blocks) < self.survival(blocks), Gate.FULL, Gate.OFF)
