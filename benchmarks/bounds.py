@@ -7,6 +7,7 @@ multiplications (Winograd) may pass this bound.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,8 +58,9 @@ def _fastest(call: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
+@functools.cache
 def measure_ceilings(size: int = 2048, copy_bytes: int = 256 << 20, repeats: int = 7) -> Ceilings:
-    """Return the best of `repeats` products of [size, size] matrices and copies of `copy_bytes`."""
+    """Return the best of `repeats` products of [size, size] matrices and copies of `copy_bytes`, measured once."""
     a, b = torch.rand(size, size), torch.rand(size, size)
     product = torch.empty(size, size)
     source = torch.ones(copy_bytes // FLOAT_BYTES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.cases import Case
@@ -37,10 +37,10 @@ scratch of libraries is not seen. Below 1 pathnet needs less.
 """
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a Markdown table; the first column is text, the others are aligned right."""
-    header = list(header)
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
+    """Return a Markdown table; the first columns are text, the others are aligned right."""
+    rule = ["---" if column < text_columns else "---:" for column in range(len(header))]
+    lines = [header, rule, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
@@ -122,7 +122,7 @@ def memory_table(run: dict) -> str:
                     )
             lines.append(cells)
     quantity = ["of channels-last", "of all blocks"]
-    return table(["step", "who", "kept, MiB", *quantity, "peak, MiB", *quantity], lines)
+    return table(["step", "who", "kept, MiB", *quantity, "peak, MiB", *quantity], lines, text_columns=2)
 
 
 def shortfalls(run: dict) -> list[str]:
@@ -136,9 +136,12 @@ def shortfalls(run: dict) -> list[str]:
                 sentences.append(
                     f"{title(row)}: {row['subject']} takes {times:.2f} times as long as {rival}."
                 )
-        for reason in row["refused"].values():
+        for sentence in row["refused"].values():
+            reason = sentence.partition("cannot run ")[2]
             refusals[reason] = refusals.get(reason, 0) + 1
-    return sentences + [f"In {count} cases: {reason.rstrip('.')}." for reason, count in refusals.items()]
+    return sentences + [
+        f"Not run in {count} cases: {reason.rstrip('.')}." for reason, count in refusals.items()
+    ]
 
 
 def markdown(runs: list[dict]) -> str:

@@ -144,7 +144,7 @@ def _run(ratio: float) -> dict:
         "kind": "speed",
         "case": asdict(Case(20, "basic", EVALUATION, 8)),
         "subject": "pathnet reference",
-        "refused": {"cpu": "cpu cannot run it."},
+        "refused": {"cpu": "cpu cannot run stage_train: no kernel."},
         "bound": asdict(Bound(1, 1, 0.25, "arithmetic")),
         "seconds": seconds,
         "ratios": {providers.CHANNELS_LAST: {"pathnet reference": spread}},
@@ -175,7 +175,7 @@ def test_report_says_in_words_what_is_slower():
     page = report.markdown([_run(0.5)])
     assert "pathnet reference takes 2.00 times as long as eager channels-last" in page
     assert "0.50x [0.50, 0.50]" in page and "0.75x" in page and "25 %" in page
-    assert "0123456789ab with uncommitted changes" in page and "cpu cannot run it." in page
+    assert "0123456789ab with uncommitted changes" in page and "stage_train: no kernel." in page
     assert "times as long" not in report.markdown([_run(1.5)])
 
 
