@@ -41,6 +41,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, not {self.epochs}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, not {self.seed}")
+        if not self.peak_lr > 0:  # NaN fails too
+            raise ValueError(f"peak_lr must be above 0, not {self.peak_lr}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, for batch norm needs a spread, not {self.batch_size}")
 

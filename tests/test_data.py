@@ -134,6 +134,8 @@ def test_folder_that_does_not_serve(tmp_path):
         data.load(f"folder:{tmp_path / 'absent'}")
     with pytest.raises(ValueError, match="at least 2 classes"):
         data.load(f"folder:{tmp_path}")
+    with pytest.raises(ValueError, match="image_size must be at least 8 pixels, not 4"):
+        data.load(f"folder:{tmp_path}", image_size=4)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     with pytest.raises(ValueError, match="needs images"):

@@ -153,15 +153,16 @@ def test_interrupted_study_resumes_to_equal_results(tmp_path, monkeypatch, capsy
     assert without_times(load_results(tmp_path / "results.json")) == without_times(expected)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_finished_study_is_not_measured_again(finished, monkeypatch, command):
     def refuse(*_, **__):
         raise AssertionError("measured again")
 
     for name in ("evaluate", "delete_each", "delete_random", "reorder"):
         monkeypatch.setattr(experiments, name, refuse)
-    (finished / "report.html").unlink()
+    before = load_results(finished / "results.json")
     assert main([*command, "--out", str(finished)]) == 0
-    assert (finished / "report.html").exists()
+    assert without_times(load_results(finished / "results.json")) == without_times(before)
 
 
 # ---- trained weights -------------------------------------------------------------------------------------------
@@ -199,6 +200,7 @@ def refused(arguments, capsys) -> str:
         (["--net", "vgg15"], "preact or basic"),
         (["--net", "preact8"], "equal shape to swap"),
         (["--samples", "1001"], "1..1000"),
+        (["--seed", "-1"], "seed must be at least 0, not -1"),
         (["--trials", "0"], "trials must be at least 1, not 0"),
         (["--keep", "7"], "keep must lie in 1..6"),
         (["--shortcut", "none"], "shortcut"),
@@ -228,6 +230,12 @@ def test_folder_of_another_study_is_refused(finished, capsys, command):
     error = refused([*command, "--samples", "3", "--out", str(finished)], capsys)
     assert "another study (samples 2 there, 3 here" in error
     assert (finished / "results.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_report")
+def test_same_images_elsewhere_are_the_same_study(finished, tmp_path, npz, command):
+    (tmp_path / "moved.npz").write_bytes(npz.read_bytes())
+    assert main([*command, "--root", str(tmp_path / "moved.npz"), "--out", str(finished)]) == 0
 
 
 @pytest.mark.parametrize(

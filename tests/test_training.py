@@ -132,6 +132,8 @@ def test_train_command_saves_weights_that_load(tmp_path, monkeypatch, capsys):
         (["--net", "resnet8"], "preact or basic"),
         (["--net", "preact9"], "9"),
         (["--epochs", "0"], "epochs must be at least 1, not 0"),
+        (["--seed", "-1"], "seed must be at least 0, not -1"),
+        (["--peak-lr", "nan"], "peak_lr must be above 0, not nan"),
     ],
 )
 def test_train_command_answers_bad_input_in_a_sentence(tmp_path, monkeypatch, capsys, arguments, sentence):

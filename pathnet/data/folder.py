@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pathnet.data.images import ImageData, build, split
+from pathnet.data.images import SMALLEST_SIDE, ImageData, build, split
 
 SUFFIXES = frozenset(Image.registered_extensions())
 
@@ -17,6 +17,8 @@ def load_folder(root: Path, side: int = 32) -> ImageData:
 
     Without the two parts a fifth of the images, drawn by class with a fixed seed, is the test part.
     """
+    if side < SMALLEST_SIDE:
+        raise ValueError(f"image_size must be at least {SMALLEST_SIDE} pixels, not {side}")
     if not root.is_dir():
         raise ValueError(f"data folder:PATH needs a folder, but {root} is none")
     if (root / "train").is_dir() and (root / "test").is_dir():

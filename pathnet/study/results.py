@@ -13,6 +13,7 @@ from pathnet.files import write_atomically
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
+PLACES = (("settings", "root"), ("settings", "weights"))  # where files lie; their content is in `identity`
 
 
 class Results:
@@ -81,7 +82,7 @@ def _check_same_study(path: Path, document: dict[str, Any], header: dict[str, An
         f"{name} {document[section].get(name)} there, {value} here"
         for section in ("identity", "settings")
         for name, value in header[section].items()
-        if document[section].get(name) != value
+        if document[section].get(name) != value and (section, name) not in PLACES
     ]
     if differences:
         raise ValueError(

@@ -56,12 +56,14 @@ class Settings:
         for name in ("epochs", "trials", "images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, not {self.seed}")
         net_name(self.net)
 
 
 QUICK = Settings(
     net="preact56",
-    epochs=5,
+    epochs=8,
     deletions=(1, 2, 3, 4, 6, 8, 10),
     swaps=(1, 2, 4, 8, 12),
     trials=4,
