@@ -30,7 +30,7 @@ where peak and bandwidth are what a 2048 x 2048 matrix product and a copy of 256
 "Reached" is the bound over the time of pathnet's fastest backend; an algorithm with fewer
 multiplications may pass 100 %.
 """
-SHARED_MACHINE = "The machine was not reserved for these runs: compare ratios, not milliseconds."
+RATIOS = "Compare ratios, not milliseconds: other work on the machine leaves them nearly intact."
 MEMORY_NOTE = """Kept: the distinct storages that autograd saves for the backward, without parameters.
 Peak: the largest running sum of PyTorch's allocations in one step, above what stood before it;
 scratch of libraries is not seen. Below 1 pathnet needs less.
@@ -50,7 +50,7 @@ def threads(run: dict) -> str:
     return f"{count} thread" + ("s" if count > 1 else "")
 
 
-def environment(runs: list[dict]) -> str:
+def environment(runs: list[dict], note: str) -> str:
     """Return machine and versions, and for each number of threads commit, scale and ceilings."""
     machine, first = runs[0]["machine_info"], runs[0]["pathnet"]
     cpu = machine["cpu"]
@@ -66,7 +66,7 @@ def environment(runs: list[dict]) -> str:
             f"scale {run['pathnet']['scale']}; ceilings {ceilings['flops_per_second'] / 1e9:.0f} GFLOP/s and "
             f"{ceilings['bytes_per_second'] / 1e9:.1f} GB/s (read + write)"
         )
-    return "\n".join(lines) + f"\n\n{SHARED_MACHINE}\n"
+    return "\n".join(lines) + "\n\n" + f"{note} {RATIOS}".strip() + "\n"
 
 
 def results(run: dict, kind: str) -> list[dict]:
@@ -144,9 +144,9 @@ def shortfalls(run: dict) -> list[str]:
     ]
 
 
-def markdown(runs: list[dict]) -> str:
+def markdown(runs: list[dict], note: str = "") -> str:
     """Return the whole page for runs that differ in their number of threads; memory does not depend on it."""
-    parts = [INTRODUCTION, environment(runs)]
+    parts = [INTRODUCTION, environment(runs, note)]
     for run in runs:
         parts += [f"## Time, {threads(run)}\n", speed_table(run)]
     parts += [
@@ -166,8 +166,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("results", type=Path, nargs="+", help="files written by --benchmark-json")
     parser.add_argument("--out", type=Path, help="file to write besides printing")
+    parser.add_argument("--note", default="", help="a sentence about these runs, printed above the tables")
     arguments = parser.parse_args()
-    page = markdown([json.loads(path.read_text()) for path in arguments.results])
+    page = markdown([json.loads(path.read_text()) for path in arguments.results], arguments.note)
     print(page)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

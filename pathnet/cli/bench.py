@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=_thread_count, nargs="+", default=[1, 2], help="thread counts (1 2)"
     )
     parser.add_argument("--out", type=Path, help="page to write (docs/benchmarks.md of the checkout)")
+    parser.add_argument("--note", default="", help="a sentence about the run, printed above the tables")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +44,16 @@ def run(args: argparse.Namespace) -> int:
         codes = [_measure(count, result, scale) for count, result in zip(args.threads, results, strict=True)]
         written = [str(result) for result in results if result.is_file() and result.stat().st_size]
         if written:
-            report = [sys.executable, "-m", "benchmarks.report", *written, "--out", str(out)]
+            report = [
+                sys.executable,
+                "-m",
+                "benchmarks.report",
+                *written,
+                "--out",
+                str(out),
+                "--note",
+                args.note,
+            ]
             codes.append(subprocess.run(report, cwd=CHECKOUT, check=False).returncode)
     return max(codes)
 
