@@ -30,14 +30,22 @@ def resolve(net: PathResNet, x: Tensor, paths: Paths | None) -> tuple[Route | No
     if fixed is None and sampler is not None and net.training:
         return _drawn(net, x, sampler, update), None
     rule = sampler.test_multiplier(net.num_blocks) if sampler is not None and not net.training else None
-    if fixed is None and rule is None and update:
-        return None, None
-    fixed = fixed if fixed is not None else Paths.keep(net.num_blocks, range(net.num_blocks))
+    if fixed is None:
+        return _plain(net, rule, update), None
     fixed.check(net.num_blocks, len(x))
     _check_order(net, fixed.order)
+    route = _route(net, fixed, update)
     if rule is not None and not fixed.raw:
-        fixed = fixed.scaled(rule)
-    return _route(net, fixed, update), fixed.order
+        route = route._replace(multiplier=route.multiplier * torch.tensor(rule, dtype=torch.float64))
+    return route, fixed.order
+
+
+def _plain(net: PathResNet, rule: list[float] | None, update: bool) -> Route | None:
+    """Every block FULL: no route at all, unless a sampler's rule multiplies or a recomputation must move nothing."""
+    if rule is None and update:
+        return None
+    factor = torch.tensor(rule or [1.0] * net.num_blocks, dtype=torch.float64)
+    return Route(torch.ones(net.num_blocks, dtype=torch.int8), factor, None, update)
 
 
 def _drawn(net: PathResNet, x: Tensor, sampler: Sampler, update: bool) -> Route:

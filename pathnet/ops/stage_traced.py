@@ -95,6 +95,7 @@ def _bwd(
         y = reference_stage(leaves[0], blocks, host_steps(gates, multiplier, False, mask_rows))
     grads = torch.autograd.grad(y, wanted, grad_y, allow_unused=True) if y.requires_grad else [None] * len(wanted)
     grads = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(wanted, grads, strict=True)]
+    grads = [g.clone() if g is grad_y else g for g in grads]  # all OFF; an op never returns its input
     if not zero_unused:
         route = Route(gates, multiplier, present, False, mask_rows)
         untouched, _ = idle_parameters(unpack(Packed(params, [], fixed, layout, constants)), route)
