@@ -11,7 +11,7 @@ import torch
 
 
 def pathnet_version() -> str:
-    """Version of the installed distribution; `"source tree"` where pathnet runs without being installed."""
+    """Version of the installed distribution; "source tree" where pathnet runs without being installed."""
     try:
         return version("pathnet")
     except PackageNotFoundError:

@@ -17,6 +17,7 @@ from pathnet.files import writable_folder, write_atomically
 from pathnet.study import style
 
 Document = dict[str, Any]
+TAU_GROUPS = 8  # medians in the plot of reorderings, over draws of neighbouring tau
 
 
 def draw_figures(document: Document, folder: Path) -> None:
@@ -82,9 +83,11 @@ def _reorder(document: Document, figure: Figure) -> None:
     axes = figure.add_subplot()
     for title, net in document["nets"].items():
         colour, marker = style.COLOURS[title], style.MARKERS[title]
-        trials = [trial for part in net["reorder"].values() for trial in part]
-        axes.plot(*_tau_and_error(trials), marker, color=colour, alpha=0.35, mew=0)
-        middles = [np.median(_tau_and_error(net["reorder"][key]), axis=1) for key in sorted(net["reorder"], key=int)]
+        drawn = _tau_and_error([trial for part in net["reorder"].values() for trial in part])
+        axes.plot(*drawn, marker, color=colour, alpha=0.35, mew=0)
+        by_tau = drawn[:, (-drawn[0]).argsort()]
+        groups = np.array_split(by_tau, min(TAU_GROUPS, by_tau.shape[1]), axis=1)
+        middles = [np.median(group, axis=1) for group in groups]
         axes.plot(*np.array(middles).T, marker=marker, color=colour, label=net_label(document, title))
     _chance(axes, document)
     axes.set(xlabel="Kendall's τ of the new order with the old one", ylabel="test error, %", ylim=(0, 100))

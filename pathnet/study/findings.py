@@ -83,7 +83,7 @@ def observations(document: Document) -> dict[str, str]:
         "gradients": f"Here the mean norm spans {span:.1f} decades, "
         f"{_signed(summary['decades_per_block'], 2)} for each block that the path runs through.",
         "contribution": f"Here lengths {summary['window']['first']} to {summary['window']['last']} hold "
-        f"{percent(summary['window']['contribution'])} of the product, and only "
+        f"{percent(summary['window']['contribution'])} of the product, and "
         f"{_share_of_paths(summary['window']['paths'])} of all paths have such a length.",
     }
 
