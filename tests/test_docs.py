@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from pathnet.cli.main import COMMANDS
 
@@ -97,6 +98,16 @@ def test_links_lead_somewhere(document):
     assert dead_links(document.read_text(), document.parent) == []
 
 
+@pytest.fixture
+def one_thread():
+    """These tensors are small: more threads would only wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("document", RUNNABLE, ids=lambda file: file.name)
 def test_python_blocks_run(document, tmp_path, monkeypatch):
     """In one namespace, one after the other, as a reader would paste them."""
