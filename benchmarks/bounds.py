@@ -59,7 +59,7 @@ def _fastest(call: Callable[[], object], repeats: int) -> float:
 
 
 @functools.cache
-def measure_ceilings(size: int = 2048, copy_bytes: int = 256 << 20, repeats: int = 7) -> Ceilings:
+def measure_ceilings(size: int = 2048, copy_bytes: int = 256 << 20, repeats: int = 30) -> Ceilings:
     """Return the best of `repeats` products of [size, size] matrices and copies of `copy_bytes`, measured once."""
     a, b = torch.rand(size, size), torch.rand(size, size)
     product = torch.empty(size, size)

@@ -137,7 +137,7 @@ def shortfalls(run: dict) -> list[str]:
                     f"{title(row)}: {row['subject']} takes {times:.2f} times as long as {rival}."
                 )
         for sentence in row["refused"].values():
-            reason = sentence.partition("cannot run ")[2]
+            reason = sentence.partition(": ")[2]
             refusals[reason] = refusals.get(reason, 0) + 1
     return sentences + [
         f"Not run in {count} cases: {reason.rstrip('.')}." for reason, count in refusals.items()

@@ -175,7 +175,7 @@ def test_report_says_in_words_what_is_slower():
     page = report.markdown([_run(0.5)])
     assert "pathnet reference takes 2.00 times as long as eager channels-last" in page
     assert "0.50x [0.50, 0.50]" in page and "0.75x" in page and "25 %" in page
-    assert "0123456789ab with uncommitted changes" in page and "stage_train: no kernel." in page
+    assert "0123456789ab with uncommitted changes" in page and "Not run in 1 cases: no kernel." in page
     assert "times as long" not in report.markdown([_run(1.5)])
 
 
