@@ -64,7 +64,7 @@ def _delete_each(document: Document, figure: Figure) -> None:
         style.note(axes, start, 0.99, "  stage start")
     axes.set(xlabel="deleted block", ylabel="test error, %", ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
-    _legend(axes)
+    _legend_above(axes)
 
 
 def _delete_random(document: Document, figure: Figure) -> None:
@@ -76,7 +76,7 @@ def _delete_random(document: Document, figure: Figure) -> None:
     _chance(axes, document)
     axes.set(xlabel="deleted blocks", ylabel="test error, %", ylim=(0, 100))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
-    _legend(axes)
+    _legend_above(axes)
 
 
 def _reorder(document: Document, figure: Figure) -> None:
@@ -92,7 +92,7 @@ def _reorder(document: Document, figure: Figure) -> None:
     _chance(axes, document)
     axes.set(xlabel="Kendall's τ of the new order with the old one", ylabel="test error, %", ylim=(0, 100))
     axes.invert_xaxis()
-    _legend(axes)
+    _legend_above(axes)
 
 
 def _lengths(document: Document, figure: Figure) -> None:
@@ -168,7 +168,7 @@ def _training(document: Document, figure: Figure) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(left)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2, handlelength=1.8)
 
 
 FIGURES: dict[str, Callable[[Document, Figure], None]] = {
@@ -216,3 +216,8 @@ def _chance(axes: Axes, document: Document) -> None:
 
 def _legend(axes: Axes) -> None:
     axes.legend(loc="best", handlelength=1.8)
+
+
+def _legend_above(axes: Axes) -> None:
+    """Where points fill the axes."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=1.8, borderaxespad=0.2)
