@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,42 +30,41 @@ def percent(share: float, digits: int = 1) -> str:
 
 def findings(document: Document) -> list[Finding]:
     """The summary table, in the order of the report."""
-    rows = []
+    net = next(iter(document["nets"].values()))
+    return [*_errors(document), *_lesions(net), *_paths(document, net)]
+
+
+def _errors(document: Document) -> Iterator[Finding]:
     for title, net in document["nets"].items():
-        paper = {"full": "6.10\u202f%", "effective": "5.96\u202f% (23 of 54)"}.get(title, "6.10\u202f%")
-        rows.append(Finding(f"Test error, {net_label(document, title)}", percent(net["whole"]["0"]["error"]), paper))
-    title, net = next(iter(document["nets"].items()))
-    rows.append(Finding("Deleting one block costs", _cost_of_one(document, net), "little, except where a stage starts"))
+        paper = "5.96\u202f% (23 of 54)" if title == "effective" else "6.10\u202f%"
+        error = percent(net["whole"]["0"]["error"])
+        yield Finding(f"Test error, {net_label(document, title)}", error, paper)
+
+
+def _lesions(net: Document) -> Iterator[Finding]:
+    yield Finding("Deleting one block costs", _cost_of_one(net), "little, except where a stage starts")
     for count, paper in ((10, "about 20\u202f% (10 of 54)"), (20, "severe (20 of 54)")):
         if str(count) in net["delete_random"]:
-            errors = [lesion["error"] for lesion in net["delete_random"][str(count)]]
-            rows.append(Finding(f"Median error with {count} random blocks deleted", percent(np.median(errors)), paper))
+            median = np.median([lesion["error"] for lesion in net["delete_random"][str(count)]])
+            yield Finding(f"Median error with {count} random blocks deleted", percent(median), paper)
+
+
+def _paths(document: Document, net: Document) -> Iterator[Finding]:
     lengths = effective_window(path_length_distribution(document["net"]["blocks"]))
-    rows.append(
-        Finding(
-            "95\u202f% of the paths have a length of",
-            f"{lengths.first} to {lengths.last} blocks",
-            "19 to 35 blocks",
-        )
+    summary, window = net["contribution"], net["contribution"]["window"]
+    yield Finding(
+        "95\u202f% of the paths have a length of", f"{lengths.first} to {lengths.last} blocks", "19 to 35 blocks"
     )
-    summary = net["contribution"]
-    window = summary["window"]
-    slope = f"{_signed(summary['decades_per_block'], 2)} decades a block"
-    rows.append(
-        Finding(
-            "The gradient changes with the length of its path by",
-            slope,
-            "falls exponentially; slope not printed",
-        )
+    yield Finding(
+        "The gradient changes with the length of its path by",
+        f"{_signed(summary['decades_per_block'], 2)} decades a block",
+        "falls exponentially; slope not printed",
     )
-    rows.append(
-        Finding(
-            "95\u202f% of frequency × magnitude lies in",
-            f"{window['first']} to {window['last']} blocks: {_share_of_paths(window['paths'])} of the paths",
-            "5 to 17 blocks: 0.45\u202f% of the paths",
-        )
+    yield Finding(
+        "95\u202f% of frequency × magnitude lies in",
+        f"{window['first']} to {window['last']} blocks: {_share_of_paths(window['paths'])} of the paths",
+        "5 to 17 blocks: 0.45\u202f% of the paths",
     )
-    return rows
 
 
 def observations(document: Document) -> dict[str, str]:
@@ -111,7 +111,7 @@ def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def _cost_of_one(document: Document, net: Document) -> str:
+def _cost_of_one(net: Document) -> str:
     whole = net["whole"]["0"]["error"]
     errors = [lesion["error"] - whole for lesion in net["delete_each"].values()]
     return f"{_signed(100 * np.median(errors), 1)} points (median), {_signed(100 * max(errors), 1)} (worst)"
