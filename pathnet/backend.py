@@ -8,6 +8,7 @@ from contextlib import contextmanager
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # in order of speed
 
 Supports = Callable[..., "str | None"]  # a sentence against running there, or None
+_NOTHING: Mapping[str, Supports] = {}
 
 _forced: str | None = None  # process-wide as torch.backends is, and a plain global, so that graphs are guarded by it
 
@@ -28,18 +29,24 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = before
 
 
-def choose(op: str, supports: Mapping[str, Supports], *call) -> str:
-    """The backend that runs this call of `op`: the forced one, else the fastest whose `supports` refuses nothing."""
+def choose(op: str, supports: Mapping[str, Supports], *call, loses: Mapping[str, Supports] = _NOTHING) -> str:
+    """The backend that runs this call of `op`: the forced one, else the fastest that `supports` the call.
+
+    `loses` says where a backend that can run a call is slower than the next; a forced one runs all the same.
+    """
     if _forced is None:
-        return next(name for name in BACKENDS if refusal(op, name, supports, *call) is None)
+        return next(name for name in BACKENDS if refusal(op, name, supports, *call, loses=loses) is None)
     reason = refusal(op, _forced, supports, *call)
     if reason is not None:
         raise RuntimeError(f"backend {_forced!r} was asked for, but cannot run {op}: {reason}")
     return _forced
 
 
-def refusal(op: str, name: str, supports: Mapping[str, Supports], *call) -> str | None:
-    """Why backend `name` cannot run this call, in a sentence; None if it can."""
+def refusal(
+    op: str, name: str, supports: Mapping[str, Supports], *call, loses: Mapping[str, Supports] = _NOTHING
+) -> str | None:
+    """Why backend `name` cannot or should not run this call, in a sentence; None if it may."""
     if name not in supports:
         return f"{op} has no {name} kernel in this version"
-    return supports[name](*call)
+    reason = supports[name](*call)
+    return loses[name](*call) if reason is None and name in loses else reason

@@ -12,6 +12,7 @@ from pathnet.blocks import ResidualBlock
 from pathnet.blocks.stage import fits_run
 from pathnet.models import PathResNet
 from pathnet.ops.stage import needs_grad
+from pathnet.ops.stage_eval import LOSES
 from pathnet.ops.stage_eval import SUPPORTS as EVAL
 from pathnet.ops.stage_train import SUPPORTS as TRAIN
 
@@ -67,10 +68,11 @@ def _report(index: int, block: nn.Module, x: Tensor) -> BlockReport:
         reason = "it is no pathnet block and runs as the module it is"
         return BlockReport(index, kind, "module", "none", False, dict.fromkeys(BACKENDS, reason))
     specs = [block.spec()]
-    name, supports = ("stage_train", TRAIN) if needs_grad(x, specs) else ("stage_eval", EVAL)
-    reasons = {b: why for b in BACKENDS if (why := refusal(name, b, supports, x, specs)) is not None}
+    train = needs_grad(x, specs)
+    name, supports, loses = ("stage_train", TRAIN, {}) if train else ("stage_eval", EVAL, LOSES)
+    reasons = {b: why for b in BACKENDS if (why := refusal(name, b, supports, x, specs, loses=loses)) is not None}
     fused = fits_run(block)
     if not fused:
         why = block.why_as_module() or "the block itself has a hook"
         reasons = {b: f"the block runs module by module, since {why}" for b in BACKENDS if b != "reference"}
-    return BlockReport(index, kind, name, choose(name, supports, x, specs), fused, reasons)
+    return BlockReport(index, kind, name, choose(name, supports, x, specs, loses=loses), fused, reasons)

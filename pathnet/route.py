@@ -22,13 +22,9 @@ class Route(NamedTuple):
 
     def at(self, blocks: Sequence[int]) -> Route:
         """The columns of `blocks`, in that order."""
-        index = torch.tensor(blocks, dtype=torch.int64)
-        present = None if self.present is None else self.present.index_select(0, index)
-        return self._replace(
-            gates=self.gates.index_select(-1, index),
-            multiplier=self.multiplier.index_select(-1, index),
-            present=present,
-        )
+        gates, multiplier = (torch.stack([t.select(-1, i) for i in blocks], -1) for t in (self.gates, self.multiplier))
+        present = None if self.present is None else torch.stack([self.present[i] for i in blocks])
+        return self._replace(gates=gates, multiplier=multiplier, present=present)
 
     def occurring(self) -> list[set[Gate]]:
         """For each block the gates that occur in this step, on any rank; a masked OFF row computes as a FULL one."""

@@ -87,8 +87,32 @@ def test_evaluation_compiles_with_lesions():
     compiled = torch.compile(net, fullgraph=True, backend=counter)
     with torch.no_grad():
         for gates in ([1, 0, 1], [0, 0, 0], [1, 1, 0]):
-            torch.testing.assert_close(compiled(x, paths=Paths(gates)), net(x, paths=Paths(gates)), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                compiled(x, paths=Paths(gates)), net(x, paths=Paths(gates)), rtol=1e-4, atol=1e-5
+            )
     assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_changed_child_is_called_in_a_compiled_net(training):
+    """Gates are data then, so the graph breaks there; the values are the module's own."""
+    net, x = make(training)
+    twin, _ = make(training)
+    for model in (net, twin):
+        model.layer2[0].relu = torch.nn.GELU()
+    compiled = torch.compile(net, backend="aot_eager")
+    assert_same_step(net, twin, compiled, x, paths=Paths([1, 1, 2]))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x, paths=Paths([0, 1, 1])), twin(x, paths=Paths([0, 1, 1])))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_autocast_reaches_the_traced_ops(grad):
+    net, x = make(dtype=torch.float32)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+        for paths in (Paths([1, 0, 1]), Paths([2, 1, 3])):
+            torch.testing.assert_close(compiled(x, paths=paths), net(x, paths=paths), rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.slow

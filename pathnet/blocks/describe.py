@@ -59,4 +59,4 @@ def _value(module: nn.Module) -> Layer:
         return Norm(module.weight, module.bias, *statistics, module.momentum, module.eps, batch_stats)
     if isinstance(module, PadShortcut):
         return Pad(module.stride, module.before, module.after)
-    return Relu()
+    return Relu(module.inplace)

@@ -43,8 +43,10 @@ def _pack_layer(packed: Packed, layer: Conv | Norm | Relu | Pad) -> None:
         (moving if layer.batch_stats else fixed).extend(statistics)
     elif isinstance(layer, Pad):
         layout.extend((PAD, *layer))
-    else:
+    elif isinstance(layer, Relu):
         layout.append(RELU)
+    else:
+        raise TypeError(f"a {type(layer).__name__} runs as the module it is and has no place in an op's lists")
 
 
 def unpack(packed: Packed) -> list[Block]:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from pathnet import extension
 from pathnet.backend import choose
-from pathnet.ops.packing import pack
+from pathnet.ops.parameters import holds_modules
 from pathnet.ops.schemas import library
+from pathnet.ops.stage_traced import stage_traced
 from pathnet.reference import Block, Conv, Norm, Pad, Relu, Step, host_steps
 from pathnet.reference import stage as reference_stage
 from pathnet.route import Route
@@ -29,15 +30,12 @@ def stage_eval(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -
 
     Shapes: x [N, C, H, W]. Raises RuntimeError if a forced backend cannot run the call.
     """
-    if choose("stage_eval", SUPPORTS, x, blocks) == "cpu":
+    if choose("stage_eval", SUPPORTS, x, blocks, loses=LOSES) == "cpu":
         return _stage_eval_cpu(x, blocks, route)
     if route is None:
         return reference_stage(x, blocks, [Step()] * len(blocks))
-    if torch.compiler.is_compiling():
-        packed = pack(blocks)
-        return torch.ops.pathnet.stage_traced_fwd(
-            x, route.gates, route.multiplier, *packed, route.update, route.mask_rows, ""
-        )
+    if torch.compiler.is_compiling() and not holds_modules(blocks):
+        return stage_traced(x, blocks, route, zero_unused=False)
     return reference_stage(x, blocks, host_steps(route.gates, route.multiplier, route.update, route.mask_rows))
 
 
@@ -100,6 +98,16 @@ def _shortcut_kind(block: Block) -> int | None:
     return {(): IDENTITY, (Pad,): PAD, conv: CONV}.get(kinds)
 
 
+def loses_cpu(x: Tensor, blocks: Sequence[Block]) -> str | None:
+    """Where the vendor's convolutions beat this kernel: wide layers (docs/benchmarks.md)."""
+    widest = max(layer.weight.shape[0] for block in blocks for layer in block.residual if isinstance(layer, Conv))
+    if widest > WIDEST:
+        return f"convolutions of {widest} channels are faster in the vendor library than in this kernel"
+    return None
+
+
+WIDEST = 64
+LOSES = {"cpu": loses_cpu}
 SUPPORTS = {"cpu": supports_cpu, "reference": lambda *call: None}
 
 

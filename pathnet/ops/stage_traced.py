@@ -21,9 +21,8 @@ from pathnet.route import Route
 
 def stage_traced(x: Tensor, blocks: Sequence[Block], route: Route, zero_unused: bool) -> Tensor:
     """`stage` for torch.compile: one graph serves all gates; saves x [N, C, H, W] for backward."""
-    packed = pack(blocks)
-    autocast = str(torch.get_autocast_dtype(x.device.type)) if torch.is_autocast_enabled(x.device.type) else ""
-    return _StageTraced.apply(x, packed, route, autocast.removeprefix("torch."), zero_unused, *packed.params)
+    packed, autocast = pack(blocks), _autocast_text(x)
+    return _StageTraced.apply(x, packed, route, autocast, zero_unused, *packed.params)
 
 
 class _StageTraced(torch.autograd.Function):
@@ -48,6 +47,21 @@ class _StageTraced(torch.autograd.Function):
         grads = iter(grads)
         grad_x, *grad_params = [next(grads) if need else None for need in needs]
         return grad_x, None, None, None, None, *grad_params
+
+
+def _autocast_text(x: Tensor) -> str:
+    """The dtype that autocast asks for, as the ops carry it; empty where it is off."""
+    on = torch.is_autocast_enabled(x.device.type)
+    return str(torch.get_autocast_dtype(x.device.type)).removeprefix("torch.") if on else ""
+
+
+def _above_autograd() -> torch._C._ForceDispatchKeyGuard:
+    """Autograd records again, even where a compiled graph has called the op from below it."""
+    hidden = torch._C._dispatch_tls_local_exclude_set()
+    key = torch._C.DispatchKey
+    for recording in (key.AutogradFunctionality, key.AutogradOther, key.AutogradNestedTensor, key.ADInplaceOrView):
+        hidden = hidden.remove(recording)
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), hidden)
 
 
 def _autocast(x: Tensor, dtype: str) -> torch.autocast:
@@ -91,17 +105,23 @@ def _bwd(
     leaves = [t.detach().requires_grad_(need) for t, need in zip((x, *params), needs, strict=True)]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     blocks = unpack(Packed(leaves[1:], [], fixed, layout, constants))
-    with torch.enable_grad(), _autocast(x, autocast):
+    with _above_autograd(), torch.enable_grad(), _autocast(x, autocast):
         y = reference_stage(leaves[0], blocks, host_steps(gates, multiplier, False, mask_rows))
     grads = torch.autograd.grad(y, wanted, grad_y, allow_unused=True) if y.requires_grad else [None] * len(wanted)
-    grads = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(wanted, grads, strict=True)]
-    grads = [g.clone() if g is grad_y else g for g in grads]  # all OFF; an op never returns its input
+    grads = [_own(g, leaf, grad_y) for g, leaf in zip(grads, wanted, strict=True)]
     if not zero_unused:
         route = Route(gates, multiplier, present, False, mask_rows)
         untouched, _ = idle_parameters(unpack(Packed(params, [], fixed, layout, constants)), route)
         given = dict(zip((id(t) for t, need in zip((x, *params), needs, strict=True) if need), grads, strict=True))
         keep_none([p for p in untouched if p.requires_grad], [given[id(p)] for p in untouched if p.requires_grad])
     return grads
+
+
+def _own(grad: Tensor | None, leaf: Tensor, grad_y: Tensor) -> Tensor:
+    """The gradient as the fake promises it: zeros for None, laid out as the leaf is, and never the op's own input."""
+    if grad is None:
+        return torch.zeros_like(leaf)
+    return torch.empty_like(leaf).copy_(grad) if grad is grad_y or grad.stride() != leaf.stride() else grad
 
 
 def _bwd_fake(

@@ -114,4 +114,4 @@ def _merge(spec: Block, skip: Tensor, residual: Tensor, multiplier: float | Tens
 def _act(spec: Block, z: Tensor) -> Tensor:
     if spec.act is None:
         return z
-    return spec.act(z) if isinstance(spec.act, nn.Module) else F.relu(z)
+    return spec.act(z) if isinstance(spec.act, nn.Module) else F.relu(z, spec.act.inplace)

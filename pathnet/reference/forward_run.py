@@ -10,7 +10,9 @@ from torch import Tensor
 
 from pathnet.reference.block import Block, Step, block
 
-_BITS = tuple(1 << i for i in range(8))
+_GATHER = 0x0102_0408_1020_4080
+_REPEAT = 0x0101_0101_0101_0101
+_SELECT = 0x8040_2010_0804_0201 - (1 << 64)  # as a signed word
 
 
 def forward_run(x: Tensor, blocks: Sequence[Block], steps: Sequence[Step]) -> Tensor:
@@ -54,14 +56,18 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 def _pack(mask: Tensor, channels_last: bool) -> Tensor:
-    """[N, C, H, W] bool -> one bit an element, in the order of the memory."""
+    """[N, C, H, W] bool -> one bit an element, uint8, in the order of the memory.
+
+    Eight bools are the bytes of one word; the product with _GATHER moves bit 8k to bit 56 + k, without a carry.
+    """
     mask = mask.permute(0, 2, 3, 1) if channels_last else mask
-    flat = F.pad(mask.flatten(), (0, -mask.numel() % 8)).view(-1, 8)
-    return (flat * torch.tensor(_BITS, dtype=torch.uint8, device=mask.device)).sum(1, dtype=torch.uint8)
+    words = F.pad(mask.flatten(), (0, -mask.numel() % 8)).view(torch.int64)
+    return ((words * _GATHER >> 56) & 0xFF).to(torch.uint8)
 
 
 def _unpack(bits: Tensor, like: Tensor, channels_last: bool) -> Tensor:
-    mask = (bits[:, None] & torch.tensor(_BITS, dtype=torch.uint8, device=bits.device)) != 0
-    mask = mask.flatten()[: like.numel()]
+    """The mask again: each word holds its byte eight times, and byte k keeps bit k."""
+    words = bits.to(torch.int64) * _REPEAT & _SELECT
+    mask = (words.view(torch.uint8) != 0)[: like.numel()]
     n, c, h, w = like.shape
     return mask.view(n, h, w, c).permute(0, 3, 1, 2) if channels_last else mask.view(n, c, h, w)

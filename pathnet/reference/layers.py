@@ -34,7 +34,7 @@ class Norm(NamedTuple):
 
 
 class Relu(NamedTuple):
-    pass
+    inplace: bool = False
 
 
 class Pad(NamedTuple):
@@ -77,6 +77,8 @@ def run_layers(layers: Sequence[Layer], parts: Sequence[Rows], update: bool) -> 
             outputs = _norm(layer, parts, update)
         elif isinstance(layer, nn.Module):
             outputs = _module(layer, parts, update)
+        elif isinstance(layer, Relu) and len(parts) > 1:
+            outputs = [F.relu(part.x) for part in parts]  # the parts are views of one tensor: never in place
         else:
             outputs = [_pointwise(layer, part) for part in parts]
         parts = [Rows(y, part.flow) for y, part in zip(outputs, parts, strict=True)]
@@ -91,23 +93,19 @@ def _pointwise(layer: Conv | Relu | Pad, part: Rows) -> Tensor:
         return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
     if isinstance(layer, Pad):
         return F.pad(x[:, :, :: layer.stride, :: layer.stride], (0, 0, 0, 0, layer.before, layer.after))
-    return F.relu(x)
+    return F.relu(x, layer.inplace)
 
 
 def _norm(layer: Norm, parts: Sequence[Rows], update: bool) -> list[Tensor]:
     if not layer.batch_stats:
         return [_running_norm(layer, part) for part in parts]
-    if len(parts) == 1 or all(part.flow is Flow.TRAIN for part in parts):
-        flow, joint = parts[0].flow, _joint(parts)
-        weight, bias = flow.weights(layer.weight), flow.weights(layer.bias)
-        return list(_batch_norm(layer, joint, weight, bias, update).split([len(part.x) for part in parts]))
-    normalised = _batch_norm(layer, _joint(parts), None, None, update).split([len(part.x) for part in parts])
+    if len(parts) == 1:
+        x, flow = parts[0]
+        return [_batch_norm(layer, x, flow.weights(layer.weight), flow.weights(layer.bias), update)]
+    joint = torch.cat([part.x for part in parts])
+    normalised = _batch_norm(layer, joint, None, None, update).split([len(part.x) for part in parts])
     outputs = [_affine(layer, y, part.flow) for y, part in zip(normalised, parts, strict=True)]
     return [y.detach() if part.flow is Flow.NONE else y for y, part in zip(outputs, parts, strict=True)]
-
-
-def _joint(parts: Sequence[Rows]) -> Tensor:
-    return parts[0].x if len(parts) == 1 else torch.cat([part.x for part in parts])
 
 
 def _running_norm(layer: Norm, part: Rows) -> Tensor:
@@ -149,7 +147,8 @@ def _module(module: nn.Module, parts: Sequence[Rows], update: bool) -> list[Tens
             f"per-sample FROZEN gates beside others need a plain nn.BatchNorm2d, but the block holds a "
             f"{type(module).__name__}; use one gate for the batch, or bn='all' with OFF and FULL only"
         )
-    joint = _call(module, Rows(_joint(parts), Flow.TRAIN), update).split([len(part.x) for part in parts])
+    together = Rows(torch.cat([part.x for part in parts]), Flow.TRAIN)
+    joint = _call(module, together, update).split([len(part.x) for part in parts])
     return [y.detach() if part.flow is Flow.NONE else y for y, part in zip(joint, parts, strict=True)]
 
 
