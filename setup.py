@@ -22,17 +22,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-NEEDED = {
-    "auto": None,
-    "cpu": "_C",
-    "cuda": "_cuda",
-    "none": None,
-}  # mode -> the extension that must be built
+NEEDED = {"auto": None, "cpu": "_C", "cuda": "_cuda", "none": None}  # mode -> the extension that must be built
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # one build runs on every torch from 2.10 on
 FLAGS = {"cxx": ["-O3", "-fvisibility=hidden", STABLE_ABI], "nvcc": ["-O3", STABLE_ABI, "-DUSE_CUDA"]}
-ARCHITECTURES = (
-    "8.0;9.0+PTX"  # where no GPU can be asked: 8.0 also runs on 8.6 and 8.9, PTX on what follows 9.0
-)
+ARCHITECTURES = "8.0;9.0+PTX"  # where no GPU can be asked: 8.0 also runs on 8.6 and 8.9, PTX on what follows 9.0
 
 
 def has_torch() -> bool:
@@ -85,6 +78,15 @@ def plan(mode: str) -> tuple[list[str], dict[str, str]]:
     return ["_C", "_cuda"], {}
 
 
+def keep_reasons(package: Path, left_out: dict[str, str]) -> None:
+    """Write the reasons into the package, and remove what an earlier build left of the same extensions."""
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "_left_out.json").write_text(json.dumps(left_out))
+    for name in left_out:
+        for stale in package.glob(f"{name}.*"):
+            stale.unlink()
+
+
 def compilation(mode: str) -> dict:
     """The arguments of setup() that compile the extensions or keep the reasons why not."""
     names, left_out = plan(mode)
@@ -94,14 +96,7 @@ def compilation(mode: str) -> dict:
     class BuildPy(build_py):
         def run(self):
             super().run()
-            self.keep_reasons()
-
-        def keep_reasons(self):
-            package = Path("pathnet" if self.editable_mode else f"{self.build_lib}/pathnet")
-            (package / "_left_out.json").write_text(json.dumps(left_out))
-            for name in left_out:
-                for stale in package.glob(f"{name}.*"):
-                    stale.unlink()
+            keep_reasons(Path("pathnet") if self.editable_mode else Path(self.build_lib, "pathnet"), left_out)
 
     if not names:
         return {"cmdclass": {"build_py": BuildPy}}
@@ -111,9 +106,11 @@ def compilation(mode: str) -> dict:
     class BuildExt(BuildExtension):
         def finalize_options(self):
             super().finalize_options()
-            self.build_temp = (
-                "build/objects"  # pip's is a new one each time: here ninja finds what it has done
-            )
+            self.build_temp = "build/objects"  # pip's is a new one each time: here ninja finds what it has done
+
+        def run(self):
+            super().run()  # after this, not before: a compilation that fails adds its reason
+            keep_reasons(Path("pathnet") if self.inplace else Path(self.build_lib, "pathnet"), left_out)
 
         def build_extension(self, ext):
             try:
@@ -124,14 +121,14 @@ def compilation(mode: str) -> dict:
                     sys.exit(f"pathnet: {reason}")
                 print(f"pathnet: {reason} ({error})", file=sys.stderr)
                 left_out[ext.name.removeprefix("pathnet.")] = reason
-                self.get_finalized_command("build_py").keep_reasons()
 
     kinds = {"_C": (CppExtension, "csrc/cpu/*.cpp"), "_cuda": (CUDAExtension, "csrc/cuda/*.cu")}
-    extensions = []
-    for name in names:
-        kind, sources = kinds[name]
-        options = {"extra_compile_args": FLAGS, "py_limited_api": True, "optional": True}
-        extensions.append(kind(f"pathnet.{name}", sorted(glob(sources)), **options))
+    options = {"extra_compile_args": FLAGS, "py_limited_api": True, "optional": True}
+    extensions = [
+        kind(f"pathnet.{name}", sorted(glob(sources)), **options)
+        for name, (kind, sources) in kinds.items()
+        if name in names
+    ]
     return {
         "ext_modules": extensions,
         "cmdclass": {"build_py": BuildPy, "build_ext": BuildExt},
@@ -143,9 +140,7 @@ def main() -> None:
     mode = os.environ.get("PATHNET_BUILD", "auto")
     if mode not in NEEDED:
         sys.exit(f"pathnet: PATHNET_BUILD must be auto, cpu, cuda or none, but it is {mode!r}.")
-    ask_for_torch = (
-        mode != "none" and not has_torch()
-    )  # pip then installs it for the build and calls us again
+    ask_for_torch = mode != "none" and not has_torch()  # pip then installs it for the build and calls us again
     setup(
         packages=[*find_packages(include=["pathnet", "pathnet.*"]), "pathnet.kernels"],
         package_dir={"pathnet.kernels": "kernels"},
