@@ -1,6 +1,9 @@
 #pragma once
-// Argument checks. Every message names the operator, the argument, the rule and the value.
+// Argument checks, and memory. Every message names the operator, the argument, the rule and the
+// value.
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
@@ -48,6 +51,19 @@ inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> sha
                      std::equal(shape.begin(), shape.end(), tensor.sizes().data());
   check(equal, name, " must have shape ", to_string(wanted), ", but it has ",
         to_string(tensor.sizes()), '.');
+}
+
+// A new float tensor on the CPU; `name` says what it is for.
+inline Tensor allocate(
+    torch::headeronly::IntHeaderOnlyArrayRef sizes, const std::string& name,
+    torch::headeronly::MemoryFormat format = torch::headeronly::MemoryFormat::Contiguous) {
+  try {
+    return torch::stable::empty(sizes, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
+                                format);
+  } catch (const std::runtime_error&) {  // it says no more than that a call failed
+    throw std::runtime_error(name + " of shape " + to_string(sizes) +
+                             " does not fit into memory. Use fewer or smaller images.");
+  }
 }
 
 }  // namespace pathnet

@@ -170,3 +170,10 @@ def test_unused_gate_values_mean_on():
     plain = run("reference", x, stage)
     for gate in (Gate.FORWARD, Gate.FROZEN, Gate.RESIDUAL):
         assert torch.equal(run("reference", x, stage, route_of([gate] * 3)), plain)
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the extension is not compiled")
+def test_an_output_beyond_memory_is_refused_in_a_sentence():
+    x = torch.zeros(1, 16, 8, 8).expand(2**36, -1, -1, -1)  # 256 TiB, more than an address reaches
+    with pytest.raises(RuntimeError, match=r"output of shape \[68719476736, 16, 8, 8\] does not fit into memory"):
+        run("cpu", x, make_stage("basic"))

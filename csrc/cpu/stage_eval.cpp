@@ -142,8 +142,7 @@ Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales
   const auto format = suggests_channels_last(x) ? torch::headeronly::MemoryFormat::ChannelsLast
                                                 : torch::headeronly::MemoryFormat::Contiguous;
   const std::array<int64_t, 4> sizes = {images, plan.out.channels, plan.out.height, plan.out.width};
-  Tensor out = torch::stable::empty(sizes, ScalarType::Float, std::nullopt, std::nullopt,
-                                    std::nullopt, format);
+  Tensor out = allocate(sizes, "stage_eval: the output", format);
   if (images == 0) return out;
 
   for (int64_t b = 0; b < count; ++b)
@@ -152,7 +151,7 @@ Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales
   pack(plan);
 
   const int64_t workers = std::min<int64_t>(images, torch::stable::get_num_threads());
-  Tensor memory = torch::stable::empty({workers, 4, plan.image_floats}, ScalarType::Float);
+  Tensor memory = allocate({workers, 4, plan.image_floats}, "stage_eval: scratch memory");
   const float* x_data = x.const_data_ptr<float>();
   float *out_data = out.mutable_data_ptr<float>(), *memory_data = memory.mutable_data_ptr<float>();
   std::atomic<int64_t> next_image{0};

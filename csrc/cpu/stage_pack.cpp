@@ -86,7 +86,7 @@ void pack(Plan& plan) {
   }
   for (const ConvNorm* step : convs) total += (step->conv.taps() + 1) * step->conv.out_channels;
   for (const Block* block : norms) total += 2 * round_up_to_block(block->in.channels);
-  plan.packed = torch::stable::empty({total}, ScalarType::Float);
+  plan.packed = allocate({total}, "stage_eval: memory for the weights");
 
   float* free = plan.packed.mutable_data_ptr<float>();
   for (ConvNorm* step : convs) {
