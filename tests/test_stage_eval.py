@@ -174,6 +174,6 @@ def test_unused_gate_values_mean_on():
 
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="the extension is not compiled")
 def test_an_output_beyond_memory_is_refused_in_a_sentence():
-    x = torch.zeros(1, 16, 8, 8).expand(2**36, -1, -1, -1)  # 256 TiB, more than an address reaches
-    with pytest.raises(RuntimeError, match=r"output of shape \[68719476736, 16, 8, 8\] does not fit into memory"):
+    x = torch.zeros(1, 16, 8, 8).expand(2**36, -1, -1, -1)  # 64 TiB behind the stride of 2
+    with pytest.raises(RuntimeError, match="the output of shape .* does not fit into memory"):
         run("cpu", x, make_stage("basic"))
