@@ -58,15 +58,20 @@ def _spelling(name: str) -> str:
 
 
 def _check_fit(expected: Mapping[str, object], weights: Mapping[str, object], where: str) -> None:
-    expected = {name: value for name, value in expected.items() if isinstance(value, Tensor)}
-    missing = [name for name in expected if name not in weights and not name.endswith(_OPTIONAL)]
-    unexpected = [name for name, value in weights.items() if name not in expected and isinstance(value, Tensor)]
+    wanted, given = _shapes(expected), _shapes(weights)
+    missing = [name for name in wanted if name not in given and not name.endswith(_OPTIONAL)]
+    unexpected = [name for name in given if name not in wanted]
     misshapen = [
-        f"{name} {list(weights[name].shape)} instead of {list(expected[name].shape)}"
-        for name in expected
-        if name in weights and weights[name].shape != expected[name].shape
+        f"{name} {given[name]} instead of {shape}"
+        for name, shape in wanted.items()
+        if name in given and given[name] != shape
     ]
     complaints = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     text = "; ".join(f"{what}: {', '.join(names)}" for what, names in complaints.items() if names)
     if text:
         raise ValueError(f"the weights of {where} do not fit this net. {text}. Make the net that they were trained in")
+
+
+def _shapes(values: Mapping[str, object]) -> dict[str, list[int]]:
+    """The shape of each tensor; what is no tensor (extra state) is left out."""
+    return {name: list(value.shape) for name, value in values.items() if isinstance(value, Tensor)}

@@ -19,6 +19,7 @@ def draw(step: Tensor, sampler: str, batch: int, blocks: int) -> Route:
 def _draw(step: Tensor, sampler: str, batch: int, blocks: int) -> tuple[Tensor, Tensor, Tensor]:
     paths = parse(sampler).draw(int(step), batch, blocks)
     step += 1
+    assert paths.multiplier is not None and paths.present is not None  # a draw has both
     return paths.gates, paths.multiplier, paths.present
 
 

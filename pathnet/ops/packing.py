@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from pathnet.reference import Block, Conv, Norm, Pad, Relu
+from pathnet.reference.layers import Layer
 
 CONV, NORM, RELU, PAD = range(4)
 
@@ -29,17 +30,18 @@ def pack(blocks: Sequence[Block]) -> Packed:
     return packed
 
 
-def _pack_layer(packed: Packed, layer: Conv | Norm | Relu | Pad) -> None:
+def _pack_layer(packed: Packed, layer: Layer) -> None:
     params, moving, fixed, layout, constants = packed
     if isinstance(layer, Conv):
         layout.extend((CONV, *layer.stride, *layer.padding, *layer.dilation, layer.groups, int(layer.bias is not None)))
         params.extend((layer.weight,) if layer.bias is None else (layer.weight, layer.bias))
     elif isinstance(layer, Norm):
-        affine, tracked = layer.weight is not None, layer.num_batches_tracked is not None
-        layout.extend((NORM, int(layer.batch_stats), int(affine), int(tracked), int(layer.momentum is not None)))
+        weights = [t for t in layer[:2] if t is not None]  # two or none, as below three or none
+        statistics = [t for t in layer[2:5] if t is not None]
+        flags = layer.batch_stats, weights, statistics, layer.momentum is not None
+        layout.extend((NORM, *(int(bool(flag)) for flag in flags)))
         constants.extend((layer.eps, layer.momentum or 0.0))
-        params.extend((layer.weight, layer.bias) if affine else ())
-        statistics = (layer.running_mean, layer.running_var, layer.num_batches_tracked) if tracked else ()
+        params.extend(weights)
         (moving if layer.batch_stats else fixed).extend(statistics)
     elif isinstance(layer, Pad):
         layout.extend((PAD, *layer))
@@ -69,16 +71,17 @@ def _unpack_layer(
 ) -> Conv | Norm | Relu | Pad:
     kind = next(layout)
     if kind == CONV:
-        pairs = [(next(layout), next(layout)) for _ in range(3)]
+        stride, padding, dilation = ((next(layout), next(layout)) for _ in range(3))
         groups, has_bias = next(layout), next(layout)
-        weight = next(tensors["params"])
-        return Conv(weight, next(tensors["params"]) if has_bias else None, *pairs, groups)
+        kernel = next(tensors["params"])
+        bias = next(tensors["params"]) if has_bias else None
+        return Conv(kernel, bias, stride, padding, dilation, groups)
     if kind == NORM:
         batch_stats, affine, tracked, has_momentum = (bool(next(layout)) for _ in range(4))
         eps, momentum = next(constants), next(constants)
-        weights = [next(tensors["params"]) if affine else None for _ in range(2)]
+        weight, bias = (next(tensors["params"]) if affine else None for _ in range(2))
         read = tracked and (has_moving or not batch_stats)
         source = tensors["moving" if batch_stats else "fixed"]
-        statistics = [next(source) if read else None for _ in range(3)]
-        return Norm(*weights, *statistics, momentum if has_momentum else None, eps, batch_stats)
+        mean, var, count = (next(source) if read else None for _ in range(3))
+        return Norm(weight, bias, mean, var, count, momentum if has_momentum else None, eps, batch_stats)
     return Pad(next(layout), next(layout), next(layout)) if kind == PAD else Relu()

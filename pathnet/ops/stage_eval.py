@@ -15,9 +15,12 @@ from pathnet.ops.schemas import library
 from pathnet.ops.stage_traced import stage_traced
 from pathnet.reference import Block, Conv, Norm, Pad, Relu, Step, host_steps
 from pathnet.reference import stage as reference_stage
+from pathnet.reference.layers import Layer
 from pathnet.route import Route
 
-FORMS = {  # what the kernels know, in the order of the layers; the position is the form's number
+FORMS: dict[
+    tuple[type, ...], type
+] = {  # what the kernels know, in the order of the layers; the position is the form's number
     (Conv, Norm, Relu, Conv, Norm): Relu,
     (Norm, Relu, Conv, Norm, Relu, Conv): NoneType,
     (Conv, Norm, Relu, Conv, Norm, Relu, Conv, Norm): Relu,
@@ -87,7 +90,7 @@ def _unfit_conv(conv: Conv) -> str | None:
 def _unfit_norm(norm: Norm) -> str | None:
     if norm.batch_stats:
         return "a batch norm uses batch statistics (it is in training mode or tracks none)"
-    if norm.weight is None or norm.weight.dtype != torch.float32 or norm.running_mean.dtype != torch.float32:
+    if any(t is None or t.dtype != torch.float32 for t in norm[:4]):
         return "a batch norm has no affine weights or is not in float32"
     return None
 
@@ -95,7 +98,8 @@ def _unfit_norm(norm: Norm) -> str | None:
 def _shortcut_kind(block: Block) -> int | None:
     kinds = tuple(type(layer) for layer in block.shortcut)
     conv = (Conv, Norm) if block.act is not None else (Conv,)
-    return {(): IDENTITY, (Pad,): PAD, conv: CONV}.get(kinds)
+    known: dict[tuple[type, ...], int] = {(): IDENTITY, (Pad,): PAD, conv: CONV}
+    return known.get(kinds)
 
 
 def loses_cpu(x: Tensor, blocks: Sequence[Block]) -> str | None:
@@ -129,18 +133,20 @@ def _stage_eval_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None) -> 
     return torch.ops.pathnet.stage_eval(x, gates, scales, tensors, described, [norm.eps for norm in norms])
 
 
-def _tensors(layer: Conv | Norm | Relu | Pad) -> tuple[Tensor, ...]:
+def _tensors(layer: Layer) -> list[Tensor]:
     if isinstance(layer, Conv):
-        return (layer.weight,)
-    return layer[:4] if isinstance(layer, Norm) else ()
+        return [layer.weight]
+    return [t for t in layer[:4] if t is not None] if isinstance(layer, Norm) else []
 
 
 def _describe(block: Block) -> tuple[int, int, int, int]:
     """(form, stride, shortcut, zero channels before)."""
     form = list(FORMS).index(tuple(type(layer) for layer in block.residual))
     stride = max(layer.stride[0] for layer in block.residual if isinstance(layer, Conv))
-    before = block.shortcut[0].before if _shortcut_kind(block) == PAD else 0
-    return form, stride, _shortcut_kind(block), before
+    before = sum(layer.before for layer in block.shortcut if isinstance(layer, Pad))
+    shortcut = _shortcut_kind(block)
+    assert shortcut is not None  # supports_cpu has refused any other
+    return form, stride, shortcut, before
 
 
 def _fake(x, gates, scales, tensors, blocks, eps):

@@ -44,8 +44,8 @@ class _StageTraced(torch.autograd.Function):
             grad_y, x, gates, multiplier, present, tensors[count:], tensors[:count], ctx.packed.layout,
             ctx.packed.constants, needs, ctx.route.mask_rows, ctx.autocast, ctx.zero_unused,
         )  # fmt: skip
-        grads = iter(grads)
-        grad_x, *grad_params = [next(grads) if need else None for need in needs]
+        wanted = iter(grads)
+        grad_x, *grad_params = [next(wanted) if need else None for need in needs]
         return grad_x, None, None, None, None, *grad_params
 
 
@@ -107,8 +107,10 @@ def _bwd(
     blocks = unpack(Packed(leaves[1:], [], fixed, layout, constants))
     with _above_autograd(), torch.enable_grad(), _autocast(x, autocast):
         y = reference_stage(leaves[0], blocks, host_steps(gates, multiplier, False, mask_rows))
-    grads = torch.autograd.grad(y, wanted, grad_y, allow_unused=True) if y.requires_grad else [None] * len(wanted)
-    grads = [_own(g, leaf, grad_y) for g, leaf in zip(grads, wanted, strict=True)]
+    found: Sequence[Tensor | None] = [None] * len(wanted)
+    if y.requires_grad:
+        found = torch.autograd.grad(y, wanted, grad_y, allow_unused=True)
+    grads = [_own(g, leaf, grad_y) for g, leaf in zip(found, wanted, strict=True)]
     if not zero_unused:
         route = Route(gates, multiplier, present, False, mask_rows)
         untouched, _ = idle_parameters(unpack(Packed(params, [], fixed, layout, constants)), route)

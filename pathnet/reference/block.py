@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,19 +47,22 @@ SHORTCUT_FLOW = {
 
 def host_steps(gates: Tensor, multiplier: Tensor, update: bool, mask_rows: bool) -> list[Step]:
     """Read gates and multipliers [blocks] or [batch, blocks] on the host, a step a block."""
-    gate_of = list(gates.unbind(1)) if gates.dim() == 2 else [Gate(g) for g in gates.tolist()]
+    gate_of: Sequence[Gate | Tensor] = list(gates.unbind(1)) if gates.dim() == 2 else [Gate(g) for g in gates.tolist()]
     factor_of = list(multiplier.unbind(1)) if multiplier.dim() == 2 else multiplier.tolist()
     return [Step(gate, factor, update, mask_rows) for gate, factor in zip(gate_of, factor_of, strict=True)]
 
 
 def block(x: Tensor, spec: Block, step: Step) -> Tensor:
     """One gated block, x [N, C, H, W] -> [N, C', H', W']."""
-    if not isinstance(step.gate, Tensor):
-        return _whole_batch(x, spec, step, step.gate)
+    gates = step.gate
+    if not isinstance(gates, Tensor):
+        return _whole_batch(x, spec, step, gates)
     if step.mask_rows:
-        step = _masked(step, x)
-    present = [Gate(g) for g in torch.unique(step.gate).tolist()]
-    return _whole_batch(x, spec, step, present[0]) if len(present) == 1 else _rows(x, spec, step, present)
+        gates, step = _masked(gates, step)
+    present = [Gate(g) for g in torch.unique(gates).tolist()]
+    if len(present) == 1:
+        return _whole_batch(x, spec, step, present[0])
+    return _rows(x, spec, step, {gate: torch.nonzero(gates == gate).flatten() for gate in present})
 
 
 def _whole_batch(x: Tensor, spec: Block, step: Step, gate: Gate) -> Tensor:
@@ -69,9 +73,9 @@ def _whole_batch(x: Tensor, spec: Block, step: Step, gate: Gate) -> Tensor:
     return _merge(spec, skip, residual, step.multiplier)
 
 
-def _rows(x: Tensor, spec: Block, step: Step, present: list[Gate]) -> Tensor:
+def _rows(x: Tensor, spec: Block, step: Step, index: dict[Gate, Tensor]) -> Tensor:
     """Rows of one gate stay together; f never sees an OFF row; the rows return to their places at the end."""
-    index = {gate: torch.nonzero(step.gate == gate).flatten() for gate in present}
+    present = list(index)
     groups = [(x.index_select(0, index[gate].to(x.device)), gate) for gate in present]
     skips = dict(zip(present, _shortcut(spec, groups, step.update), strict=True))
     running = [(rows, gate) for rows, gate in groups if gate is not Gate.OFF]
@@ -88,10 +92,11 @@ def _rows(x: Tensor, spec: Block, step: Step, present: list[Gate]) -> Tensor:
     return torch.cat([outputs[gate] for gate in present]).index_select(0, places)
 
 
-def _masked(step: Step, x: Tensor) -> Step:
-    on = step.gate != Gate.OFF
-    factor = step.multiplier if isinstance(step.multiplier, Tensor) else torch.full((len(x),), step.multiplier)
-    return step._replace(gate=torch.where(on, step.gate, int(Gate.FULL)), multiplier=factor * on)
+def _masked(gates: Tensor, step: Step) -> tuple[Tensor, Step]:
+    """The gates with FULL in place of OFF, and the step with a multiplier of zero there."""
+    on = gates != Gate.OFF
+    factor = step.multiplier if isinstance(step.multiplier, Tensor) else torch.full((len(gates),), step.multiplier)
+    return torch.where(on, gates, int(Gate.FULL)), step._replace(multiplier=factor * on)
 
 
 def _moves(present: list[Gate], step: Step) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 class Conv(NamedTuple):
     weight: Tensor  # [C_out, C_in / groups, k, k]
     bias: Tensor | None
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    stride: tuple[int, ...]  # (rows, columns), as the two below
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
 
 
@@ -55,6 +55,10 @@ class Flow(Enum):
     INPUT = "to the input"
     NONE = "nowhere"
 
+    @overload
+    def weights(self, tensor: Tensor) -> Tensor: ...
+    @overload
+    def weights(self, tensor: None) -> None: ...
     def weights(self, tensor: Tensor | None) -> Tensor | None:
         return tensor if tensor is None or self is Flow.TRAIN else tensor.detach()
 

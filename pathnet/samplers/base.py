@@ -61,7 +61,9 @@ class Sampler:
 def parse(text: str) -> Sampler:
     """The sampler whose repr is `text`: compiled graphs carry samplers as text."""
     call = ast.parse(text, mode="eval").body
-    values = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        raise ValueError(f"a sampler's text must be a call such as KeepExactly(m=23, seed=0), got {text!r}")
+    values = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
     return Sampler.kinds[call.func.id](**values)
 
 
