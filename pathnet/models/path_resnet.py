@@ -118,7 +118,7 @@ class PathResNet(nn.Module):
     @property
     def blocks(self) -> tuple[ResidualBlock, ...]:
         """All residual blocks, in order."""
-        return tuple(block for stage in self.stages for block in stage)
+        return tuple(block for stage in self.stages for block in stage)  # type: ignore[misc]  # a Sequential of blocks
 
     @property
     def num_blocks(self) -> int:
