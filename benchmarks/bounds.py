@@ -44,9 +44,7 @@ class Bound:
         """Return the larger of the arithmetic time and the memory time."""
         arithmetic = flops / ceilings.flops_per_second
         memory = bytes_moved / ceilings.bytes_per_second
-        return cls(
-            flops, bytes_moved, max(arithmetic, memory), "arithmetic" if arithmetic >= memory else "memory"
-        )
+        return cls(flops, bytes_moved, max(arithmetic, memory), "arithmetic" if arithmetic >= memory else "memory")
 
 
 def _fastest(call: Callable[[], object], repeats: int) -> float:

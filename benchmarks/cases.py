@@ -81,9 +81,7 @@ def part(net: nn.Module, case: Case) -> nn.Module:
     return net if case.stage is None else getattr(net, f"layer{case.stage}")
 
 
-def make_step(
-    case: Case, module: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor, *, update: bool
-) -> Step:
+def make_step(case: Case, module: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor, *, update: bool) -> Step:
     """Return the step of the case through `forward`, which runs `module`; it returns the output.
 
     Evaluation runs without gradients. A training step clears the gradients, runs forward, loss (cross

@@ -15,9 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pathnet benchmarks")
     scales = {"quick": "tiny batches, about a minute", "full": "batch 128 and ImageNet nets, an hour or more"}
     for scale, text in scales.items():
-        group.addoption(
-            f"--{scale}", dest="scale", action="store_const", const=scale, default="default", help=text
-        )
+        group.addoption(f"--{scale}", dest="scale", action="store_const", const=scale, default="default", help=text)
     group.addoption("--threads", type=int, help="threads of PyTorch and pathnet (default: PyTorch's)")
 
 
@@ -40,9 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         if item.get_closest_marker("gpu"):
-            item.add_marker(
-                pytest.mark.skip(reason="needs a CUDA device, torch.cuda.is_available() is False")
-            )
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, torch.cuda.is_available() is False"))
 
 
 @pytest.fixture(scope="session")

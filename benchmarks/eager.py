@@ -138,9 +138,7 @@ class ResNet(nn.Module):
         self.num_stages = len(blocks)
         channels = width
         for stage, count in enumerate(blocks):
-            layer = make_layer(
-                kind, channels, width << stage, count, 1 if stage == 0 else 2, project=imagenet
-            )
+            layer = make_layer(kind, channels, width << stage, count, 1 if stage == 0 else 2, project=imagenet)
             setattr(self, f"layer{stage + 1}", layer)
             channels = (width << stage) * kind.expansion
         if self.preact:

@@ -24,9 +24,7 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         """Return the spread of at least one value; quartiles are interpolated inside the sample."""
         if not values:
-            raise ValueError(
-                "Spread.of: values must hold at least one number, got none; time at least one round."
-            )
+            raise ValueError("Spread.of: values must hold at least one number, got none; time at least one round.")
         ordered = sorted(values)
         if len(ordered) == 1:
             return cls(*ordered * 5)
@@ -83,7 +81,6 @@ class Race:
         return {
             "seconds": {name: asdict(Spread.of(own)) for name, own in self.seconds.items()},
             "ratios": {
-                base: {name: asdict(spread) for name, spread in self.ratios(base).items()}
-                for base in baselines
+                base: {name: asdict(spread) for name, spread in self.ratios(base).items()} for base in baselines
             },
         }

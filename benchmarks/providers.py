@@ -48,17 +48,13 @@ class Shared:
         x = self.x.detach().to(dtype=dtype, memory_format=memory_format, copy=True)
         return x.requires_grad_(self.x.requires_grad)
 
-    def eager(
-        self, memory_format=torch.channels_last, dtype=torch.float32, *, compiled=False, update=True
-    ) -> Provider:
+    def eager(self, memory_format=torch.channels_last, dtype=torch.float32, *, compiled=False, update=True) -> Provider:
         """Return the plain PyTorch net, under torch.compile if asked for."""
         net = self.case.eager_net()
         net.load_state_dict(self.weights)
         module = part(net.to(dtype=dtype, memory_format=memory_format), self.case)
         forward = eager_forward(self.case, torch.compile(module) if compiled else module)
-        return Provider(
-            module, make_step(self.case, module, forward, self.input(dtype, memory_format), update=update)
-        )
+        return Provider(module, make_step(self.case, module, forward, self.input(dtype, memory_format), update=update))
 
     def pathnet(self, backend: str, *, update: bool = True) -> Provider:
         """Return pathnet's net on one backend, channels-last."""

@@ -102,9 +102,7 @@ def speed_table(run: dict) -> str:
         ratios = [ratio(row, baseline) for baseline in against]
         lines.append([title(row), *times, *ratios, limit, f"{100 * reached:.0f} %"])
     short = {CHANNELS_LAST: "channels-last", NCHW: "NCHW", ALL_BLOCKS: "all blocks", COMPILED: "compile"}
-    return table(
-        ["case", *columns, *(f"against {short[name]}" for name in against), "bound", "reached"], lines
-    )
+    return table(["case", *columns, *(f"against {short[name]}" for name in against), "bound", "reached"], lines)
 
 
 def memory_table(run: dict) -> str:
@@ -117,9 +115,7 @@ def memory_table(run: dict) -> str:
             for quantity in ("saved", "peak"):
                 cells.append(f"{own[quantity] / 2**20:.1f}")
                 for base in (CHANNELS_LAST, ALL_BLOCKS):
-                    cells.append(
-                        f"{own[quantity] / figures[base][quantity]:.2f}x" if base in figures else "-"
-                    )
+                    cells.append(f"{own[quantity] / figures[base][quantity]:.2f}x" if base in figures else "-")
             lines.append(cells)
     quantity = ["of channels-last", "of all blocks"]
     return table(["step", "who", "kept, MiB", *quantity, "peak, MiB", *quantity], lines, text_columns=2)
@@ -133,15 +129,11 @@ def shortfalls(run: dict) -> list[str]:
         for rival in (CHANNELS_LAST, NCHW, COMPILED):
             if rival in row["ratios"] and row["ratios"][rival][row["subject"]]["median"] < 1:
                 times = 1 / row["ratios"][rival][row["subject"]]["median"]
-                sentences.append(
-                    f"{title(row)}: {row['subject']} takes {times:.2f} times as long as {rival}."
-                )
+                sentences.append(f"{title(row)}: {row['subject']} takes {times:.2f} times as long as {rival}.")
         for sentence in row["refused"].values():
             reason = sentence.partition(": ")[2]
             refusals[reason] = refusals.get(reason, 0) + 1
-    return sentences + [
-        f"Not run in {count} cases: {reason.rstrip('.')}." for reason, count in refusals.items()
-    ]
+    return sentences + [f"Not run in {count} cases: {reason.rstrip('.')}." for reason, count in refusals.items()]
 
 
 def markdown(runs: list[dict], note: str = "") -> str:

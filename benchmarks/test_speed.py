@@ -28,9 +28,7 @@ def test_speed(benchmark, case, rounds, ceilings):
     race.warm_up(2)
     benchmark.pedantic(race.run_subject, setup=race.run_rivals, rounds=rounds)
     if COMPILED in race.calls:
-        assert counters["stats"]["unique_graphs"] >= 1, (
-            "torch.compile must have compiled a graph, it ran eagerly"
-        )
+        assert counters["stats"]["unique_graphs"] >= 1, "torch.compile must have compiled a graph, it ran eagerly"
     bound = Bound.of(*count_work(case), ceilings)
     baselines = [name for name in (NCHW, CHANNELS_LAST, ALL_BLOCKS, COMPILED) if name in race.calls]
     benchmark.extra_info.update(

@@ -15,9 +15,7 @@ from types import ModuleType
 import torch
 
 EXTENSIONS = {"cpu": "_C", "cuda": "_cuda"}  # device -> module
-LEFT_OUT = Path(__file__).with_name(
-    "_left_out.json"
-)  # written by setup.py: module -> why it was not compiled
+LEFT_OUT = Path(__file__).with_name("_left_out.json")  # written by setup.py: module -> why it was not compiled
 
 _modules: dict[str, ModuleType] = {}
 _reasons: dict[str, str] = {}

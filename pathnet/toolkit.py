@@ -17,9 +17,7 @@ from pathlib import Path
 def candidates(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Folders in which a toolkit may stand, in the order in which they are tried."""
     usual = [*sorted(glob("/usr/local/cuda*"), reverse=True), "/opt/cuda"]
-    return [
-        home for home in (environ.get("CUDA_HOME"), environ.get("CUDA_PATH"), *_nvcc_homes(), *usual) if home
-    ]
+    return [home for home in (environ.get("CUDA_HOME"), environ.get("CUDA_PATH"), *_nvcc_homes(), *usual) if home]
 
 
 def _nvcc_homes() -> list[str]:

@@ -102,12 +102,8 @@ def test_steps_by_paths_need_less_memory_than_the_full_step():
     assert saved[EFFECTIVE] < saved[RESTRICTED] < saved[TRAINING]
 
 
-AGREEING = [
-    Case(110, block, work, 2, size=8) for block in ("basic", "preact") for work in (RESTRICTED, EFFECTIVE)
-]
-AGREEING += [
-    Case(14, block, work, 4, size=8) for block in ("basic", "preact") for work in (EVALUATION, TRAINING)
-]
+AGREEING = [Case(110, block, work, 2, size=8) for block in ("basic", "preact") for work in (RESTRICTED, EFFECTIVE)]
+AGREEING += [Case(14, block, work, 4, size=8) for block in ("basic", "preact") for work in (EVALUATION, TRAINING)]
 AGREEING += [Case(14, block, TRAINING, 4, 8, stage) for block in ("basic", "preact") for stage in (1, 2)]
 AGREEING += [Case(depth, "imagenet", TRAINING, 4, 32) for depth in (18, 50)]
 

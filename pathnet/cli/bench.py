@@ -17,13 +17,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     scale = parser.add_mutually_exclusive_group()
-    scale.add_argument(
-        "--quick", action="store_true", help="tiny batches, a minute for each number of threads"
-    )
+    scale.add_argument("--quick", action="store_true", help="tiny batches, a minute for each number of threads")
     scale.add_argument("--full", action="store_true", help="batch 128 and ImageNet nets, an hour or more")
-    parser.add_argument(
-        "--threads", type=_thread_count, nargs="+", default=[1, 2], help="thread counts (1 2)"
-    )
+    parser.add_argument("--threads", type=_thread_count, nargs="+", default=[1, 2], help="thread counts (1 2)")
     parser.add_argument("--out", type=Path, help="page to write (docs/benchmarks.md of the checkout)")
     parser.add_argument("--note", default="", help="a sentence about the run, printed above the tables")
 

@@ -72,9 +72,7 @@ class Environment:
         """Run pip in the folder of the sources; its output. Raises RuntimeError with it where pip fails."""
         command = [self.python, "-m", "pip", *args, "--disable-pip-version-check"]
         clean = {
-            key: value
-            for key, value in os.environ.items()
-            if key not in ("PATHNET_BUILD", "CUDA_HOME", "PYTHONPATH")
+            key: value for key, value in os.environ.items() if key not in ("PATHNET_BUILD", "CUDA_HOME", "PYTHONPATH")
         }
         result = subprocess.run(
             command,
@@ -265,9 +263,7 @@ SITUATIONS: dict[str, Callable[[Environment], None]] = {
 
 def main() -> int:
     """Run the named situations and print one row for each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SITUATIONS)} (all)")
     names = parser.parse_args().names or list(SITUATIONS)
     if unknown := set(names) - set(SITUATIONS):
