@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -92,6 +93,18 @@ def test_what_was_asked_for_by_name_stops_the_install(setup, monkeypatch, mode):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(SystemExit, match=f"PATHNET_BUILD={mode} is impossible: there is no C"):
         setup.compilation(mode)
+
+
+def test_reasons_are_kept_in_a_folder_that_does_not_exist_yet(setup, tmp_path):
+    setup.keep_reasons(tmp_path / "build" / "pathnet", {"_C": "a reason"})
+    assert json.loads((tmp_path / "build/pathnet/_left_out.json").read_text()) == {"_C": "a reason"}
+
+
+def test_what_an_earlier_build_left_of_an_extension_goes(setup, tmp_path):
+    for name in ("_C.abi3.so", "_cuda.abi3.so"):
+        (tmp_path / name).touch()
+    setup.keep_reasons(tmp_path, {"_C": "a reason"})
+    assert {file.name for file in tmp_path.iterdir()} == {"_cuda.abi3.so", "_left_out.json"}
 
 
 def test_an_unknown_mode_is_refused():
