@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pathnet.backend import BACKENDS, choose, refusal
 from pathnet.blocks import ResidualBlock
-from pathnet.blocks.stage import fits_run
+from pathnet.blocks.stage import fusable_spec
 from pathnet.models import PathResNet
 from pathnet.ops.stage import needs_grad
 from pathnet.ops.stage_eval import LOSES
@@ -71,7 +71,7 @@ def _report(index: int, block: nn.Module, x: Tensor) -> BlockReport:
     train = needs_grad(x, specs)
     name, supports, loses = ("stage_train", TRAIN, {}) if train else ("stage_eval", EVAL, LOSES)
     reasons = {b: why for b in BACKENDS if (why := refusal(name, b, supports, x, specs, loses=loses)) is not None}
-    fused = fits_run(block)
+    fused = fusable_spec(block) is not None
     if not fused:
         why = block.why_as_module() or "the block itself has a hook"
         reasons = {b: f"the block runs module by module, since {why}" for b in BACKENDS if b != "reference"}

@@ -22,9 +22,17 @@ class Route(NamedTuple):
 
     def at(self, blocks: Sequence[int]) -> Route:
         """The columns of `blocks`, in that order."""
-        gates, multiplier = (torch.stack([t.select(-1, i) for i in blocks], -1) for t in (self.gates, self.multiplier))
-        present = None if self.present is None else torch.stack([self.present[i] for i in blocks])
-        return self._replace(gates=gates, multiplier=multiplier, present=present)
+        contiguous = all(block == blocks[0] + i for i, block in enumerate(blocks))
+        index: slice | list[int] = slice(blocks[0], blocks[-1] + 1) if contiguous else list(blocks)
+        present = None if self.present is None else self.present[index]
+        return self._replace(gates=self.gates[..., index], multiplier=self.multiplier[..., index], present=present)
+
+    def split(self, sizes: Sequence[int]) -> list[Route]:
+        """A route for each stage of `sizes` blocks."""
+        gates, multiplier = self.gates.split(sizes, -1), self.multiplier.split(sizes, -1)
+        present = [None] * len(sizes) if self.present is None else self.present.split(sizes)
+        parts = zip(gates, multiplier, present, strict=True)
+        return [self._replace(gates=g, multiplier=m, present=p) for g, m, p in parts]
 
     def occurring(self) -> list[set[Gate]]:
         """For each block the gates that occur in this step, on any rank; a masked OFF row computes as a FULL one."""

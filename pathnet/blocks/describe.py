@@ -11,7 +11,6 @@ from pathnet.blocks.shortcut import PadShortcut
 from pathnet.reference import Conv, Norm, Pad, Relu
 from pathnet.reference.layers import Flow, Layer, Rows, run_layers
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 
 
@@ -36,7 +35,7 @@ def why_as_module(module: nn.Module) -> str | None:
     kind = type(module)
     if kind not in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Sequential, PadShortcut):
         return f"it is a {kind.__name__} and no plain convolution, batch norm or ReLU"
-    if _has_any_global_hook() or any(getattr(module, hooks) for hooks in _HOOKS):
+    if has_hooks(module) or _has_any_global_hook():
         return "it has a hook (pruning and weight norm are hooks too)"
     if "forward" in vars(module):
         return "its forward was replaced"
@@ -47,11 +46,20 @@ def why_as_module(module: nn.Module) -> str | None:
         return f"its padding is {module.padding_mode} {module.padding!r}"
     if kind is nn.BatchNorm2d and (module.running_mean is None) != (module.num_batches_tracked is None):
         return "it tracks running statistics without counting batches"
+    if kind is nn.BatchNorm2d and (module.weight is None) != (module.bias is None):
+        return "it has only one of weight and bias"
     return None
+
+
+def has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def _value(module: nn.Module) -> Layer:
     if isinstance(module, nn.Conv2d):
+        assert not isinstance(module.padding, str)  # why_as_module keeps such a convolution a module
         return Conv(module.weight, module.bias, module.stride, module.padding, module.dilation, module.groups)
     if isinstance(module, nn.BatchNorm2d):
         statistics = module.running_mean, module.running_var, module.num_batches_tracked
@@ -59,4 +67,5 @@ def _value(module: nn.Module) -> Layer:
         return Norm(module.weight, module.bias, *statistics, module.momentum, module.eps, batch_stats)
     if isinstance(module, PadShortcut):
         return Pad(module.stride, module.before, module.after)
+    assert isinstance(module, nn.ReLU)
     return Relu(module.inplace)

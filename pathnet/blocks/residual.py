@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pathnet.blocks.describe import describe, why_as_module
 from pathnet.blocks.shortcut import make_shortcut
 from pathnet.ops import stage
-from pathnet.reference import Block
+from pathnet.reference import Block, Relu
 from pathnet.route import Route
 
 
@@ -31,12 +31,14 @@ class ResidualBlock(nn.Module):
 
     def spec(self) -> Block:
         """The block as values; a child that was hooked or swapped stands in it as the module it is."""
-        act = describe([self.relu])[0] if self.post_activation else None
+        act: Relu | nn.Module | None = self.relu if self.post_activation else None
+        if isinstance(act, nn.ReLU) and why_as_module(act) is None:
+            act = Relu(act.inplace)
         return Block(describe(getattr(self, name) for name in self.branch), describe([self.downsample]), act)
 
     def why_as_module(self) -> str | None:
         """Why no kernel can run this block, naming the child, in a sentence; None if one may."""
-        if type(self).forward is not ResidualBlock.forward or "forward" in vars(self):
+        if self.forward_was_replaced():
             return "its forward was replaced"
         for name in (*dict.fromkeys(self.branch), "downsample"):
             child = getattr(self, name)
@@ -45,6 +47,9 @@ class ResidualBlock(nn.Module):
                 if reason:
                     return f"{name}: {reason}"
         return None
+
+    def forward_was_replaced(self) -> bool:
+        return type(self).forward is not ResidualBlock.forward or "forward" in vars(self)
 
     @property
     def has_identity_shortcut(self) -> bool:

@@ -7,9 +7,12 @@ from itertools import groupby
 
 from torch import Tensor, nn
 
+from pathnet.blocks.describe import has_hooks
 from pathnet.blocks.residual import ResidualBlock
 from pathnet.gates import Gate
 from pathnet.ops import stage
+from pathnet.ops.parameters import holds_modules
+from pathnet.reference import Block
 from pathnet.route import Route
 
 
@@ -20,31 +23,32 @@ class Stage(nn.Sequential):
 
     def forward(self, x: Tensor, route: Route | None = None, order: Sequence[int] | None = None) -> Tensor:
         """Run the blocks in `order` (indices in this stage); `route` has a column a block, in the stage's own order."""
+        specs = [fusable_spec(block) for block in self]
         places = range(len(self)) if order is None else order
-        for fusable, run in groupby(places, key=lambda place: fits_run(self[place])):
+        for fusable, run in groupby(places, key=lambda place: specs[place] is not None):
             if fusable:
                 indices = list(run)
                 part = None if route is None else route.at(indices)
-                x = stage(x, [self[i].spec() for i in indices], part, self.zero_unused)
+                fused = [specs[i] for i in indices]
+                x = stage(x, fused, part, self.zero_unused)  # type: ignore[arg-type]  # no None: groupby parts them
             else:
                 for i in run:
                     x = _call_block(self[i], x, None if route is None else route.at([i]))
         return x
 
 
-def fits_run(block: nn.Module) -> bool:
-    """Whether `block` may run without its own __call__: a residual block with no hook of its own and plain children."""
-    return isinstance(block, ResidualBlock) and not _has_hooks(block) and block.why_as_module() is None
-
-
-def _has_hooks(block: nn.Module) -> bool:
-    return bool(block._forward_hooks or block._forward_pre_hooks or block._backward_hooks or block._backward_pre_hooks)
+def fusable_spec(block: nn.Module) -> Block | None:
+    """The block as values, where it may run without its own __call__: with no hook of its own and plain children."""
+    if not isinstance(block, ResidualBlock) or block.forward_was_replaced() or has_hooks(block):
+        return None
+    spec = block.spec()
+    return None if holds_modules([spec]) else spec
 
 
 def _call_block(block: nn.Module, x: Tensor, route: Route | None) -> Tensor:
     if route is None:
         return block(x)
-    if isinstance(block, ResidualBlock) and type(block).forward is ResidualBlock.forward:
+    if isinstance(block, ResidualBlock) and not block.forward_was_replaced():
         return block(x, route=route)
     gates = set(route.gates.flatten().tolist())
     if gates != {Gate.FULL} or bool((route.multiplier != 1).any()):

@@ -163,10 +163,10 @@ class PathResNet(nn.Module):
         route, order = resolve(self, x, paths)
         update = route is None or route.update
         x = self.stem(x, update)
-        for start, stage in self._numbered():
-            inside = range(start, start + len(stage))
-            places = None if order is None else [b - start for b in order[start : inside.stop]]
-            x = stage(x, route=None if route is None else route.at(inside), order=places)
+        routes = [None] * len(self.stages) if route is None else route.split([len(stage) for stage in self.stages])
+        for (start, stage), part in zip(self._numbered(), routes, strict=True):
+            places = None if order is None else [b - start for b in order[start : start + len(stage)]]
+            x = stage(x, route=part, order=places)
         return self.head(x, update)
 
     def stem(self, x: Tensor, update: bool = True) -> Tensor:
