@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+torch.set_num_threads(1)  # the nets are tiny: more threads only wait for one another, and long on a busy machine
+
 
 @pytest.fixture(autouse=True)
 def seeded():

@@ -46,7 +46,7 @@ def test_torchvision_weights_load_key_for_key_and_give_its_outputs(depth):
     ours = PathResNet(depth, 7, stem="imagenet")
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 3, 64, 64)
+    x = torch.randn(2, 3, 32, 32)
     for training in (True, False):
         ours.train(training), theirs.train(training)
         with torch.no_grad(), use_backend("reference"):
