@@ -32,7 +32,7 @@ class Recipe:
     """SGD with Nesterov momentum, the learning rate one cycle (Smith and Topin 2018) up to `peak_lr`."""
 
     epochs: int
-    batch_size: int = 64
+    batch_size: int = 32
     peak_lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4

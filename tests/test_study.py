@@ -118,6 +118,30 @@ def test_summary_quotes_the_results(finished):
     assert any(here.startswith(f"{window['first']} to {window['last']} blocks") for here in rows.values())
 
 
+def test_both_trainings_run_equally_many_blocks(finished):
+    document = load_results(finished / "results.json")
+    assert document["net"]["keep"] == 3
+    assert {title: len(epochs) for title, epochs in document["training"].items()} == {"full": 1, "effective": 2}
+    text = re.sub(r"\s+", " ", (finished / "report.html").read_text(encoding="utf-8"))
+    assert "for 1 epoch on all blocks, and for 2 epochs on exactly 3 of its 6 blocks" in text
+
+
+def test_draws_that_hit_the_costliest_blocks_are_told_apart(finished):
+    document = load_results(finished / "results.json")
+    net = document["nets"]["full"]
+
+    def lesion(deleted, error):
+        return {"deleted": deleted, "error": error, "loss": 1.0}
+
+    net["delete_each"] = {str(i): lesion([i], 0.5 if i < 3 else 0.1) for i in range(6)}
+    net["delete_random"] = {"2": [lesion([0, 4], 0.8), lesion([1, 2], 0.6), lesion([3, 4], 0.2), lesion([3, 5], 0.1)]}
+    hits = "draws of 2 blocks, those that hit one of them have a median error of 70.0 %, the others 15.0 %."
+    assert findings.observations(document)["delete_random"].replace("\u202f", " ").endswith(f"0, 1, 2: of the {hits}")
+
+    net["delete_random"]["2"][2:] = [lesion([3, 4], 0.9), lesion([3, 5], 0.9)]
+    assert "those that hit" not in findings.observations(document)["delete_random"]
+
+
 # ---- resuming --------------------------------------------------------------------------------------------------
 
 

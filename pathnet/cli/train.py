@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "droppath:0.1 (per image), backward:11 (gradient through 11 blocks)",
     )
     parser.add_argument("--epochs", type=int, default=12, help="passes over the images (12)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images a step (64)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images a step (32)")
     parser.add_argument(
         "--peak-lr", type=float, default=0.1, help="highest learning rate of the one-cycle schedule (0.1)"
     )

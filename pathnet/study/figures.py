@@ -153,17 +153,18 @@ def _contribution(document: Document, figure: Figure) -> None:
 
 def _training(document: Document, figure: Figure) -> None:
     left, right = figure.subplots(1, 2)
+    share = {"full": 1.0, "effective": document["net"]["keep"] / document["net"]["blocks"]}  # of the blocks, each step
     for title, epochs in document["training"].items():
         look = {
             "color": style.COLOURS[title],
             "marker": style.MARKERS[title],
             "label": net_label(document, title),
         }
-        numbers = range(1, len(epochs) + 1)
-        left.plot(numbers, [epoch["loss"] for epoch in epochs], **look)
-        right.plot(numbers, [100 * (1 - epoch["test_accuracy"]) for epoch in epochs], **look)
-    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
-    right.set(xlabel="epoch", ylabel="test error, %", yscale="symlog", ylim=(0, 100))
+        work = [share[title] * epoch for epoch in range(1, len(epochs) + 1)]
+        left.plot(work, [epoch["loss"] for epoch in epochs], **look)
+        right.plot(work, [100 * (1 - epoch["test_accuracy"]) for epoch in epochs], **look)
+    left.set(xlabel="work, in epochs on all blocks", ylabel="training loss", yscale="log")
+    right.set(xlabel="work, in epochs on all blocks", ylabel="test error, %", yscale="symlog", ylim=(0, 100))
     for axes in (left, right):
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())

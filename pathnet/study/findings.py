@@ -78,7 +78,8 @@ def observations(document: Document) -> dict[str, str]:
         + _single_deletions(document, net),
         "delete_random": f"Here the median error of {subject} is "
         + _medians(net["delete_random"], "deleted blocks")
-        + ".",
+        + "."
+        + _cost_of_hits(net),
         "reorder": f"Here the median error of {subject} is " + _medians(net["reorder"], "swapped pairs") + ".",
         "gradients": f"Here the mean norm spans {span:.1f} decades, "
         f"{_signed(summary['decades_per_block'], 2)} for each block that the path runs through.",
@@ -101,6 +102,29 @@ def _medians(parts: Document, what: str) -> str:
     picked = sorted({counts[0], counts[len(counts) // 2], counts[-1]})
     medians = [f"{percent(np.median([t['error'] for t in parts[str(count)]]))} with {count}" for count in picked]
     return " and ".join(filter(None, (", ".join(medians[:-1]), medians[-1]))) + f" {what}"
+
+
+def _cost_of_hits(net: Document) -> str:
+    """A sentence on the draws that hit one of the three costliest blocks; empty where these err no more than others."""
+    singles = sorted(net["delete_each"].values(), key=lambda lesion: -lesion["error"])
+    costliest = sorted(lesion["deleted"][0] for lesion in singles[:3])
+    draws = {count: _hit_and_spared(lesions, costliest) for count, lesions in net["delete_random"].items()}
+    count, (hit, spared) = max(draws.items(), key=lambda item: min(map(len, item[1])))  # where both are many
+    if min(len(hit), len(spared)) < 2 or np.median(hit) <= np.median(spared):
+        return ""
+    return (
+        f" Much hangs on the blocks that cost most alone, {', '.join(map(str, costliest))}: of the draws of {count} "
+        f"blocks, those that hit one of them have a median error of {percent(np.median(hit))}, "
+        f"the others {percent(np.median(spared))}."
+    )
+
+
+def _hit_and_spared(lesions: list[Document], blocks: list[int]) -> tuple[list[float], list[float]]:
+    """Errors of the lesions that delete one of `blocks`, and of those that delete none."""
+    errors: tuple[list[float], list[float]] = [], []
+    for lesion in lesions:
+        errors[set(blocks).isdisjoint(lesion["deleted"])].append(lesion["error"])
+    return errors
 
 
 def _finite(values: list[float | None]) -> np.ndarray:

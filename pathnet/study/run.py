@@ -20,7 +20,7 @@ from pathnet.study.experiments import Experiments, run_parts, summarise_gradient
 from pathnet.study.figures import draw_figures
 from pathnet.study.report import write_report
 from pathnet.study.results import Results
-from pathnet.study.settings import Settings, blocks_to_keep, make_net
+from pathnet.study.settings import Settings, blocks_to_keep, effective_epochs, make_net
 from pathnet.training import Recipe, fit
 
 LESIONS = ("whole", "delete_each", "delete_random", "reorder")
@@ -64,7 +64,8 @@ def _study_trained_here(settings: Settings, data: ImageData, results: Results, o
 
 def _train(title: str, net: PathResNet, settings: Settings, data: ImageData, results: Results, out: Path) -> None:
     checkpoints = writable_folder(out / "checkpoints", "out")
-    recipe = Recipe(settings.epochs, settings.batch_size, settings.peak_lr, seed=settings.seed)
+    count = effective_epochs(settings, net.num_blocks) if title == "effective" else settings.epochs
+    recipe = Recipe(count, settings.batch_size, settings.peak_lr, seed=settings.seed)
     with _timed(results, f"train the {title} net"):
         epochs = fit(net, data, recipe, checkpoint=checkpoints / f"{title}.pt", title=f"train the {title} net")
     results.document["training"][title] = [asdict(epoch) for epoch in epochs]

@@ -27,8 +27,9 @@ def net_name(name: str) -> tuple[str, int]:
 class Settings:
     """One study. Two studies with equal settings, images, weights and version give equal results.
 
-    `keep` is the number of blocks in each step of effective-path training; None keeps 23 of 54, or as many
-    in proportion. `images` caps the test images of lesions; `samples` counts the paths drawn for each length.
+    `epochs` are those of full training; the effective net gets `effective_epochs` of them. `keep` is the number of
+    blocks in each step of effective-path training; None keeps 23 of 54, or as many in proportion. `images` caps the
+    test images of lesions; `samples` counts the paths drawn for each length.
     """
 
     data: str = "digits"
@@ -37,8 +38,8 @@ class Settings:
     net: str = "preact110"
     shortcut: str = "pad"
     weights: str | None = None
-    epochs: int = 12
-    batch_size: int = 64
+    epochs: int = 8
+    batch_size: int = 32
     peak_lr: float = 0.1
     keep: int | None = None
     deletions: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20)
@@ -63,7 +64,7 @@ class Settings:
 
 QUICK = Settings(
     net="preact56",
-    epochs=8,
+    epochs=5,
     deletions=(1, 2, 3, 4, 6, 8, 10),
     swaps=(1, 2, 4, 8, 12),
     trials=4,
@@ -93,3 +94,8 @@ def blocks_to_keep(settings: Settings, blocks: int) -> int:
     if not 1 <= keep <= blocks:
         raise ValueError(f"keep must lie in 1..{blocks}, the blocks of {settings.net}, not {keep}")
     return keep
+
+
+def effective_epochs(settings: Settings, blocks: int) -> int:
+    """Epochs of effective-path training, round(epochs * blocks / keep): equally many blocks run as in full training."""
+    return round(settings.epochs * blocks / blocks_to_keep(settings, blocks))
