@@ -55,6 +55,10 @@ def no_affine(net):
     net.layer2[0].bn1 = nn.BatchNorm2d(8, affine=False).double()
 
 
+def no_bias(net):
+    net.layer2[0].bn1.bias = None
+
+
 def no_statistics(net):
     net.layer2[0].bn2 = nn.BatchNorm2d(8, track_running_stats=False).double()
 
@@ -72,6 +76,7 @@ AS_MODULE = {
     swapped_norm: "bn1: it is a GroupNorm",
     swapped_conv: "conv2: its padding is circular",
     dropout_inside: "conv2: it is a Identity",
+    no_bias: "bn1: it has only one of weight and bias",
 }
 AS_VALUES = (norm_in_eval, cumulative_average, no_affine, no_statistics, frozen_child)
 
