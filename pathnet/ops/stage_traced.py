@@ -126,21 +126,7 @@ def _own(grad: Tensor | None, leaf: Tensor, grad_y: Tensor) -> Tensor:
     return torch.empty_like(leaf).copy_(grad) if grad is grad_y or grad.stride() != leaf.stride() else grad
 
 
-def _bwd_fake(
-    grad_y,
-    x,
-    gates,
-    multiplier,
-    present,
-    params,
-    fixed,
-    layout,
-    constants,
-    needs,
-    mask_rows,
-    autocast,
-    zero_unused,
-):
+def _bwd_fake(grad_y, x, gates, multiplier, present, params, fixed, layout, constants, needs, *options):
     return [torch.empty_like(t) for t, need in zip((x, *params), needs, strict=True) if need]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,40 +12,39 @@ from pathnet.samplers.base import Sampler, check_count, choose_exactly, where
 
 
 @dataclass(frozen=True)
-class BackwardOnly(Sampler):
+class SampledBackward(Sampler):
+    """k random blocks under the gate `chosen`, the rest FORWARD."""
+
+    chosen: ClassVar[Gate]
+
+    k: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("k", self.k)
+
+    def check(self, blocks: int) -> None:
+        check_count("k", self.k, blocks)
+
+    def gates(self, step: int, rows: int, blocks: int) -> np.ndarray:
+        return where(choose_exactly(self.k, self.seed, step, blocks), self.chosen, Gate.FORWARD)
+
+
+@dataclass(frozen=True)
+class BackwardOnly(SampledBackward):
     """k random blocks FULL, the rest FORWARD: the gradient takes the 2^k paths through k sampled blocks.
 
     Source: Veit et al. 2016, section 5, turned from a measurement into a way to train.
     """
 
-    k: int
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_count("k", self.k)
-
-    def check(self, blocks: int) -> None:
-        check_count("k", self.k, blocks)
-
-    def gates(self, step: int, rows: int, blocks: int) -> np.ndarray:
-        return where(choose_exactly(self.k, self.seed, step, blocks), Gate.FULL, Gate.FORWARD)
+    chosen = Gate.FULL
 
 
 @dataclass(frozen=True)
-class SinglePath(Sampler):
+class SinglePath(SampledBackward):
     """k random blocks RESIDUAL, the rest FORWARD: the gradient takes one single path of length k.
 
     Source: Veit et al. 2016, section 5.
     """
 
-    k: int
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_count("k", self.k)
-
-    def check(self, blocks: int) -> None:
-        check_count("k", self.k, blocks)
-
-    def gates(self, step: int, rows: int, blocks: int) -> np.ndarray:
-        return where(choose_exactly(self.k, self.seed, step, blocks), Gate.RESIDUAL, Gate.FORWARD)
+    chosen = Gate.RESIDUAL
