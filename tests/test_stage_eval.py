@@ -177,3 +177,8 @@ def test_an_output_beyond_memory_is_refused_in_a_sentence():
     x = torch.zeros(1, 16, 8, 8).expand(2**36, -1, -1, -1)  # 64 TiB behind the stride of 2
     with pytest.raises(RuntimeError, match="the output of shape .* does not fit into memory"):
         run("cpu", x, make_stage("basic"))
+
+
+def test_poisoned_memory_would_show_an_output_that_nobody_wrote(poisoned):
+    assert torch.empty(64).isnan().all()
+    assert torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last).isnan().all()

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 
 def attach_untouched(x: Tensor, untouched: Sequence[Tensor], elsewhere: Sequence[Tensor], zero: bool) -> Tensor:
-    """Return x with parameters in its graph that get no gradient here, so that their hooks run in backward.
+    """Return x with parameters in its graph that get no gradient here, where somebody waits for them.
 
     DistributedDataParallel waits for every parameter, fills in zeros for these and hands out averages. For `elsewhere`
     (trained on another rank) that is right. For `untouched` it would give a zero gradient, which momentum and weight
-    decay follow; so None is restored behind its back, or with `zero` a zero gradient is handed out in any case.
+    decay follow; so None is restored behind its back, or with `zero` a zero gradient is handed out in any case. In one
+    process nobody waits, and hooks of these parameters do not run, as in plain PyTorch.
     """
     untouched = [p for p in untouched if p.requires_grad]
     elsewhere = [p for p in elsewhere if p.requires_grad]
-    if not untouched and not elsewhere:
+    waited_for = zero or (dist.is_available() and dist.is_initialized())
+    if not waited_for or not (untouched or elsewhere):
         return x
     return _Attach.apply(x, zero, len(untouched), *untouched, *elsewhere)
 
