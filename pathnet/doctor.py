@@ -125,7 +125,13 @@ def _build(device: str) -> str:
     facts = extension.build_info().get(device)
     if facts is None:
         return extension.why_not(device) or ""
-    shown = {"compiler": "compiler", "instructions": "instructions", "cuda": "CUDA", "architectures": "for"}
+    shown = {
+        "compiler": "compiler",
+        "instructions": "instructions",
+        "why_instructions": "chosen as",
+        "cuda": "CUDA",
+        "architectures": "for",
+    }
     details = [f"{label} {facts[key]}" for key, label in shown.items() if key in facts]
     return ", ".join([f"built with torch {facts['torch']}", *details])
 

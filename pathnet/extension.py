@@ -15,6 +15,7 @@ from types import ModuleType
 import torch
 
 EXTENSIONS = {"cpu": "_C", "cuda": "_cuda"}  # device -> module
+CPU_ISA = "PATHNET_CPU_ISA"  # the instruction set asked for; read in csrc/cpu/isa.cpp when _C is loaded
 LEFT_OUT = Path(__file__).with_name("_left_out.json")  # written by setup.py: module -> why it was not compiled
 
 _modules: dict[str, ModuleType] = {}
@@ -54,8 +55,8 @@ def why_not(device: str = "cpu") -> str | None:
 def build_info() -> dict[str, dict[str, object]]:
     """Facts about each extension that is loaded, by device.
 
-    `file`, `schema_version`, `torch` and `compiler`; for the CPU also `instructions`, chosen for this
-    processor; for CUDA also `cuda` and `architectures`.
+    `file`, `schema_version`, `torch` and `compiler`; for the CPU also `instructions` (avx512, avx2 or portable)
+    and `why_instructions`; for CUDA also `cuda` and `architectures`.
     """
     return {device: _facts(module) for device, module in _modules.items()}
 
@@ -72,6 +73,8 @@ def _load_one(device: str, name: str, schema_version: int) -> ModuleType | str:
     except ModuleNotFoundError:
         return _why_left_out(name)
     except ImportError as error:
+        if str(error).startswith(CPU_ISA):
+            return f"pathnet.{name} is not loaded: {error}"
         return (
             f"pathnet.{name} does not load into torch {torch.__version__} ({error}). Install pathnet again "
             "with this torch."
@@ -93,5 +96,5 @@ def _why_left_out(name: str) -> str:
 
 
 def _facts(module: ModuleType) -> dict[str, object]:
-    keys = ("schema_version", "torch", "compiler", "instructions", "cuda", "architectures")
+    keys = ("schema_version", "torch", "compiler", "instructions", "why_instructions", "cuda", "architectures")
     return {"file": module.__file__, **{key: getattr(module, key) for key in keys if hasattr(module, key)}}

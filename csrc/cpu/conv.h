@@ -36,8 +36,7 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 #endif
 
-// The fastest kernels that this processor runs. ATEN_CPU_CAPABILITY=avx2 or default asks for slower
-// ones, as it does in PyTorch.
+// Those of isa().
 const Kernels& kernels();
 
 }  // namespace pathnet
