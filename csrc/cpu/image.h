@@ -8,33 +8,34 @@ namespace pathnet {
 // zeros.
 constexpr int64_t kBlock = 16;
 
-constexpr int64_t round_up_to_block(int64_t channels) {
-  return (channels + kBlock - 1) / kBlock * kBlock;
-}
+constexpr int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+constexpr int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
+constexpr int64_t blocks_of(int64_t channels) { return divide_up(channels, kBlock); }
 
-// One image in scratch memory: [height + 2, width + 2, channels] with a border of zeros, so that a
-// 3x3 convolution reads its padding from memory and no kernel knows an edge.
+// An image in scratch memory: [blocks, 1 + height + 1, 1 + width + 1, 16], height and width rounded
+// up to whole 4x4 tiles. Everything around the image is zero, so that a 3x3 convolution reads its
+// padding from memory and no kernel knows an edge.
 struct Image {
   float* data = nullptr;
   int64_t height = 0;
   int64_t width = 0;
-  int64_t channels = 0;  // a multiple of kBlock
+  int64_t blocks = 0;
 
-  int64_t row_stride() const { return (width + 2) * channels; }
-  float* row(int64_t i) const { return data + (i + 1) * row_stride() + channels; }
+  static constexpr int64_t kTile = 4;  // outputs of one Winograd tile in each direction
 
-  // Gives the memory another shape. The border is cleared only where the shape is new; the inside
-  // is left as it is.
-  void reshape(int64_t new_height, int64_t new_width, int64_t new_channels) {
-    if (new_height == height && new_width == width && new_channels == channels) return;
-    height = new_height, width = new_width, channels = new_channels;
-    const size_t row_bytes = row_stride() * sizeof(float), pixel_bytes = channels * sizeof(float);
-    std::memset(data, 0, row_bytes);
-    std::memset(row(height) - channels, 0, row_bytes);
-    for (int64_t i = 0; i < height; ++i) {
-      std::memset(row(i) - channels, 0, pixel_bytes);
-      std::memset(row(i) + width * channels, 0, pixel_bytes);
-    }
+  int64_t row_stride() const { return (round_up(width, kTile) + 2) * kBlock; }
+  int64_t block_stride() const { return (round_up(height, kTile) + 2) * row_stride(); }
+  int64_t size() const { return blocks * block_stride(); }  // in floats
+  // pixel (i, j) of a block; rows and columns count from -1
+  float* at(int64_t block, int64_t i, int64_t j) const {
+    return data + block * block_stride() + (i + 1) * row_stride() + (j + 1) * kBlock;
+  }
+
+  // Gives the memory another shape, cleared where the shape is new.
+  void reshape(int64_t new_height, int64_t new_width, int64_t new_blocks) {
+    if (new_height == height && new_width == width && new_blocks == blocks) return;
+    height = new_height, width = new_width, blocks = new_blocks;
+    std::memset(data, 0, size() * sizeof(float));
   }
 };
 

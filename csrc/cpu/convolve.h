@@ -1,0 +1,129 @@
+// A 3x3 convolution of images with stride 1, by panels of tiles: transform the input, multiply,
+// transform the output and hand it to an epilogue.
+#pragma once
+#include "product.h"
+#include "winograd.h"
+
+namespace pathnet {
+namespace {
+
+// A run of tiles in one row of tiles of one image.
+struct Segment {
+  int64_t image, row, column;  // of the first tile, in tiles
+  int64_t tiles;
+  int64_t at;  // of the first tile in the panel
+};
+
+// Calls visit(segment) for the tiles first ... first + count - 1 of the images, counted through.
+template <typename Visit>
+PATHNET_INLINE void for_segments(const Image& shape, int64_t first, int64_t count,
+                                 const Visit& visit) {
+  const int64_t columns = divide_up(shape.width, kTile);
+  const int64_t per_image = columns * divide_up(shape.height, kTile);
+  for (int64_t at = 0; at < count;) {
+    const int64_t tile = first + at, inside = tile % per_image, column = inside % columns;
+    const Segment segment{tile / per_image, inside / columns, column,
+                          std::min(count - at, columns - column), at};
+    visit(segment);
+    at += segment.tiles;
+  }
+}
+
+// Where a panel's values stand: [positions, blocks, tiles, 16]. Positions are a cache line further
+// apart than they need be, or they would meet in the same lines of the first cache.
+struct Panel {
+  float* data;
+  int64_t block_stride, position_stride;
+  Panel(float* data, int64_t blocks, int64_t tiles)
+      : data(data), block_stride(tiles * kBlock), position_stride(blocks * block_stride + kBlock) {}
+};
+
+inline void gather(const Image* in, int64_t first, int64_t count, const Panel& panel) {
+  for_segments(in[0], first, count, [&](const Segment& s) {
+    const Image& image = in[s.image];
+    for (int64_t b = 0; b < image.blocks; ++b)
+      for (int r = 0; r < kRegisters; ++r)
+        transform_input(image.at(b, s.row * kTile - 1, s.column * kTile - 1) + r * kLanes,
+                        image.row_stride(), s.tiles,
+                        panel.data + b * panel.block_stride + s.at * kBlock + r * kLanes,
+                        panel.position_stride);
+  });
+}
+
+// One tile into the epilogue; tiles on the lower and right edge are cut.
+template <bool kWhole, typename Epilogue, typename State>
+PATHNET_INLINE void emit_tile(const float* products, int64_t position_stride, int64_t rows,
+                              int64_t columns, const Epilogue& epilogue, State& state) {
+  transform_output(products, position_stride,
+                   [&](int j, const Vector y[kTile]) __attribute__((always_inline)) {
+                     if (!kWhole && j >= columns) return;
+                     for (int i = 0; i < kTile; ++i)
+                       if (kWhole || i < rows) epilogue.put(state, y[i], i, j);
+                   });
+}
+
+template <typename Epilogue>
+void scatter(const Panel& panel, const Image& out, int64_t first, int64_t count,
+             const Epilogue& epilogue) {
+  for_segments(out, first, count, [&](const Segment& s) {
+    const int64_t rows = out.height - s.row * kTile;
+    for (int64_t b = 0; b < out.blocks; ++b)
+      for (int r = 0; r < kRegisters; ++r) {
+        auto state = epilogue.begin(s.image, b, r);
+        const float* products = panel.data + b * panel.block_stride + s.at * kBlock + r * kLanes;
+        for (int64_t t = 0; t < s.tiles; ++t, products += kBlock) {
+          const int64_t columns = out.width - (s.column + t) * kTile;
+          epilogue.move(state, s.row * kTile, (s.column + t) * kTile);
+          if (rows >= kTile && columns >= kTile)
+            emit_tile<true>(products, panel.position_stride, rows, columns, epilogue, state);
+          else
+            emit_tile<false>(products, panel.position_stride, rows, columns, epilogue, state);
+        }
+        epilogue.end(state, s.image, b, r);
+      }
+  });
+}
+
+inline bool in_place(int64_t in_blocks, int64_t out_blocks) {
+  return in_blocks == out_blocks && out_blocks <= kWidest;
+}
+
+constexpr int64_t kPanelBlocks = 32;  // blocks of channels times tiles: 72 KiB of products
+
+// Tiles of one panel: it stays close to the first cache, yet shares each position's weights out
+// among many tiles.
+inline int64_t panel_tiles(int64_t in_blocks, int64_t out_blocks) {
+  const int64_t multiple = tile_multiple(out_blocks);
+  return round_up(std::max<int64_t>(1, kPanelBlocks / std::max(in_blocks, out_blocks)), multiple);
+}
+
+inline int64_t workspace_floats(int64_t in_blocks, int64_t out_blocks) {
+  const int64_t tiles = panel_tiles(in_blocks, out_blocks);
+  return kPositions * ((in_blocks + out_blocks) * tiles * kBlock + 2 * kBlock);
+}
+
+// Convolves `images` images of one shape; `out` is the shape of the results that the epilogue gets.
+template <typename Epilogue>
+void convolve(const Image* in, const Image& out, int64_t images, const float* weights,
+              float* workspace, const Epilogue& epilogue) {
+  const int64_t tiles = images * divide_up(out.height, kTile) * divide_up(out.width, kTile);
+  const int64_t in_blocks = in[0].blocks, most = panel_tiles(in_blocks, out.blocks);
+  const int64_t multiple = tile_multiple(out.blocks);
+  for (int64_t first = 0; first < tiles; first += most) {
+    const int64_t count = std::min(most, tiles - first), padded = round_up(count, multiple);
+    const Panel v(workspace, in_blocks, padded);
+    const Panel m(
+        in_place(in_blocks, out.blocks) ? workspace : workspace + kPositions * v.position_stride,
+        out.blocks, padded);
+    gather(in, first, count, v);
+    for (int p = 0; p < kPositions; ++p)
+      multiply_position({v.data + p * v.position_stride, v.block_stride, in_blocks,
+                         weights + p * in_blocks * kBlock * out.blocks * kBlock,
+                         m.data + p * m.position_stride, m.block_stride},
+                        padded, out.blocks);
+    scatter(m, out, first, count, epilogue);
+  }
+}
+
+}  // namespace
+}  // namespace pathnet

@@ -1,0 +1,99 @@
+// The matrix products of a convolution: for every tile t and output channel k
+//     m[t][k] = sum over c of v[t][c] u[c][k],
+// with tiles and channels in blocks of 16 floats.
+#pragma once
+#include <algorithm>
+
+#include "simd.h"
+
+namespace pathnet {
+namespace {
+
+// Blocks of output channels that one product computes at once, and the tiles that then fill the
+// registers with sums.
+#if PATHNET_LANES == 16
+constexpr int kWidest = 4;
+constexpr int kTilesOf[kWidest + 1] = {0, 16, 8, 4, 4};
+#elif PATHNET_LANES == 8
+constexpr int kWidest = 1;
+constexpr int kTilesOf[kWidest + 1] = {0, 6};
+#else
+constexpr int kWidest = 1;
+constexpr int kTilesOf[kWidest + 1] = {0, 2};
+#endif
+
+constexpr int64_t kAhead = 2048;  // floats between a prefetch and its use
+
+struct Product {
+  const float* v;   // [in_blocks, tiles, 16]
+  int64_t v_block;  // floats from one block of input channels to the next
+  int64_t in_blocks;
+  const float* u;  // [in_blocks * 16, kWide * 16]
+  float* m;        // [kWide, tiles, 16]
+  int64_t m_block;
+};
+
+// kTiles tiles x kWide blocks of output channels stay in registers while all input channels are
+// added; m may be v.
+template <int kTiles, int kWide>
+PATHNET_INLINE void multiply(const Product& p) {
+  constexpr int kColumns = kWide * kRegisters;
+  Vector sum[kTiles][kColumns] = {};
+  const float* u = p.u;
+  for (int64_t block = 0; block < p.in_blocks; ++block) {
+    const float* v = p.v + block * p.v_block;
+#pragma GCC unroll 4
+    for (int c = 0; c < kBlock; ++c, u += kWide * kBlock) {
+      // u comes from the second or third cache
+#pragma GCC unroll 16
+      for (int k = 0; k < kWide; ++k) __builtin_prefetch(u + kAhead + k * kBlock);
+      Vector row[kColumns];
+#pragma GCC unroll 16
+      for (int k = 0; k < kColumns; ++k) row[k] = load(u + k * kLanes);
+#pragma GCC unroll 16
+      for (int t = 0; t < kTiles; ++t)
+#pragma GCC unroll 16
+        for (int k = 0; k < kColumns; ++k) sum[t][k] += row[k] * v[t * kBlock + c];
+    }
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < kTiles; ++t)
+#pragma GCC unroll 16
+    for (int k = 0; k < kColumns; ++k)
+      store(p.m + k / kRegisters * p.m_block + t * kBlock + k % kRegisters * kLanes, sum[t][k]);
+}
+
+// All tiles for kWide blocks of output channels; `tiles` is a multiple of kTilesOf[kWide].
+template <int kWide>
+void multiply_tiles(Product p, int64_t tiles) {
+  for (int64_t t = 0; t < tiles; t += kTilesOf[kWide]) {
+    multiply<kTilesOf[kWide], kWide>(p);
+    p.v += kTilesOf[kWide] * kBlock, p.m += kTilesOf[kWide] * kBlock;
+  }
+}
+
+// One position: [in_blocks, tiles, 16] x u -> [out_blocks, tiles, 16]. u holds the output channels
+// in groups of kWidest blocks. m may be v where one group holds all of them.
+PATHNET_INLINE void multiply_position(Product p, int64_t tiles, int64_t out_blocks) {
+  for (int64_t block = 0; block < out_blocks; block += kWidest) {
+    const int wide = static_cast<int>(std::min<int64_t>(kWidest, out_blocks - block));
+    if (wide == kWidest) multiply_tiles<kWidest>(p, tiles);
+#if PATHNET_LANES == 16
+    if (wide == 1) multiply_tiles<1>(p, tiles);
+    if (wide == 2) multiply_tiles<2>(p, tiles);
+    if (wide == 3) multiply_tiles<3>(p, tiles);
+#endif
+    p.u += p.in_blocks * kBlock * wide * kBlock;
+    p.m += wide * p.m_block;
+  }
+}
+
+// The multiple of tiles that every product of these output channels can do.
+inline int64_t tile_multiple(int64_t out_blocks) {
+  const int64_t rest = out_blocks % kWidest;
+  return rest == 0 ? kTilesOf[kWidest]
+                   : std::max(kTilesOf[rest], kTilesOf[out_blocks < kWidest ? rest : kWidest]);
+}
+
+}  // namespace
+}  // namespace pathnet

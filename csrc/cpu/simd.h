@@ -1,0 +1,49 @@
+// Vectors of the instruction set that is being compiled. A file that includes this has first chosen
+// its instructions (#pragma GCC target) and defined PATHNET_LANES, the floats of one register.
+// Everything stands in an anonymous namespace: code for one instruction set must never be linked
+// into another.
+#pragma once
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "image.h"
+
+namespace pathnet {
+namespace {
+
+constexpr int kLanes = PATHNET_LANES;
+constexpr int kRegisters = kBlock / kLanes;  // that hold one block of channels
+
+using Vector = float __attribute__((vector_size(kLanes * sizeof(float)), may_alias));
+
+#define PATHNET_INLINE inline __attribute__((always_inline))
+
+PATHNET_INLINE Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+PATHNET_INLINE void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+PATHNET_INLINE Vector relu(Vector v) { return v < 0.0f ? Vector{} : v; }  // NaN stays NaN
+
+// A store past the caches, for what is not read again soon.
+PATHNET_INLINE void stream(float* p, Vector v) {
+#if PATHNET_LANES == 16
+  _mm512_stream_ps(p, (__m512)v);
+#elif PATHNET_LANES == 8
+  _mm256_stream_ps(p, (__m256)v);
+#elif defined(__x86_64__)
+  _mm_stream_ps(p, (__m128)v);
+#else
+  store(p, v);
+#endif
+}
+
+// Orders streamed stores before what follows: due before another thread reads them.
+PATHNET_INLINE void finish_streams() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+}  // namespace
+}  // namespace pathnet

@@ -1,0 +1,35 @@
+#pragma once
+#include <array>
+#include <cstdint>
+
+namespace pathnet {
+
+// Weights [out, in, 3, 3] with any strides; those of a backward convolution have `out` and `in`
+// exchanged.
+struct WeightView {
+  const float* data;
+  int64_t out, in;
+  int64_t out_stride, in_stride, row_stride, column_stride;
+  const float* scale;  // of each output channel, or null
+};
+
+// Which tap of the weights stands at each place of the 3x3 kernel; -1: none.
+using Taps = std::array<int, 9>;
+constexpr Taps kPlainTaps = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+constexpr Taps kRotatedTaps = {8, 7, 6, 5, 4, 3, 2, 1, 0};  // of the backward convolution
+
+// A convolution of stride 2 is one of stride 1 over the four phases x[2i + a][2j + b] of its input:
+// of three taps in a row, phase 0 meets the middle one and phase 1 the outer ones, the first of
+// them a place earlier.
+constexpr Taps phase_taps(int a, int b) {
+  constexpr int kTapOf[2][3] = {{-1, 1, -1}, {0, 2, -1}};
+  Taps taps{};
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 3; ++j) {
+      const int row = kTapOf[a][i], column = kTapOf[b][j];
+      taps[3 * i + j] = row < 0 || column < 0 ? -1 : 3 * row + column;
+    }
+  return taps;
+}
+
+}  // namespace pathnet
