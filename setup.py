@@ -1,7 +1,7 @@
 """Build pathnet: compile what this machine can compile, and keep one sentence on each part left out.
 
 PATHNET_BUILD=auto (the default) never fails over a compiler or a CUDA toolkit; `cpu` and `cuda` succeed or
-stop with that sentence; `none` installs pure Python.
+stop with that sentence; `none` installs pure Python. PATHNET_SANITIZE=1 is `cpu` with checks for tests.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from setuptools.command.build_py import build_py
 NEEDED = {"auto": None, "cpu": "_C", "cuda": "_cuda", "none": None}  # mode -> the extension that must be built
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # one build runs on every torch from 2.10 on
 FLAGS = {"cxx": ["-O3", "-fvisibility=hidden", STABLE_ABI], "nvcc": ["-O3", STABLE_ABI, "-DUSE_CUDA"]}
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+CHECKS = [*SANITIZERS, "-fno-wrapv", "-fno-omit-frame-pointer", "-O2", "-g"]  # Python's own -fwrapv hides overflows
+SANITIZE = os.environ.get("PATHNET_SANITIZE") == "1"  # for .ci/run: loads only behind LD_PRELOAD of the sanitizers
 ARCHITECTURES = "8.0;9.0+PTX"  # where no GPU can be asked: 8.0 also runs on 8.6 and 8.9, PTX on what follows 9.0
 
 
@@ -106,7 +109,8 @@ def compilation(mode: str) -> dict:
     class BuildExt(BuildExtension):
         def finalize_options(self):
             super().finalize_options()
-            self.build_temp = "build/objects"  # pip's is a new one each time: here ninja finds what it has done
+            # pip's is a new one each time: here ninja finds what it has done
+            self.build_temp = "build/sanitized-objects" if SANITIZE else "build/objects"
 
         def run(self):
             super().run()  # after this, not before: a compilation that fails adds its reason
@@ -124,6 +128,8 @@ def compilation(mode: str) -> dict:
 
     kinds = {"_C": (CppExtension, "csrc/cpu/*.cpp"), "_cuda": (CUDAExtension, "csrc/cuda/*.cu")}
     options = {"extra_compile_args": FLAGS, "py_limited_api": True, "optional": True}
+    if SANITIZE:
+        options |= {"extra_compile_args": {"cxx": [*FLAGS["cxx"], *CHECKS]}, "extra_link_args": SANITIZERS}
     extensions = [
         kind(f"pathnet.{name}", sorted(glob(sources)), **options)
         for name, (kind, sources) in kinds.items()
@@ -137,7 +143,7 @@ def compilation(mode: str) -> dict:
 
 
 def main() -> None:
-    mode = os.environ.get("PATHNET_BUILD", "auto")
+    mode = "cpu" if SANITIZE else os.environ.get("PATHNET_BUILD", "auto")
     if mode not in NEEDED:
         sys.exit(f"pathnet: PATHNET_BUILD must be auto, cpu, cuda or none, but it is {mode!r}.")
     ask_for_torch = mode != "none" and not has_torch()  # pip then installs it for the build and calls us again

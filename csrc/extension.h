@@ -14,6 +14,12 @@ constexpr long kSchemaVersion = 1;
 constexpr const char* kBuiltWithTorch = PATHNET_STRING(TORCH_VERSION_MAJOR) "." PATHNET_STRING(
     TORCH_VERSION_MINOR) "." PATHNET_STRING(TORCH_VERSION_PATCH);
 
+#ifdef __SANITIZE_ADDRESS__
+constexpr const char* kCompiler = __VERSION__ " with sanitizers";
+#else
+constexpr const char* kCompiler = __VERSION__;
+#endif
+
 // The operators register themselves when the library is loaded; the module carries only facts about
 // the build.
 inline PyObject* create_module(PyModuleDef* definition) {
@@ -21,7 +27,7 @@ inline PyObject* create_module(PyModuleDef* definition) {
   if (module == nullptr) return nullptr;
   const bool failed = PyModule_AddIntConstant(module, "schema_version", kSchemaVersion) < 0 ||
                       PyModule_AddStringConstant(module, "torch", kBuiltWithTorch) < 0 ||
-                      PyModule_AddStringConstant(module, "compiler", __VERSION__) < 0;
+                      PyModule_AddStringConstant(module, "compiler", kCompiler) < 0;
   if (failed) {
     Py_DECREF(module);
     return nullptr;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import types
 import warnings
 
@@ -40,6 +41,11 @@ def test_build_info_gives_the_facts_of_the_build():
         assert facts["schema_version"] == SCHEMA_VERSION
         assert str(facts["torch"]).startswith("2.") and facts["compiler"]
         assert str(facts["file"]).endswith(".so")
+
+
+@pytest.mark.skipif(os.environ.get("PATHNET_SANITIZE") != "1", reason="a run under sanitizers")
+def test_a_run_under_sanitizers_runs_what_they_watch():
+    assert str(extension.build_info()["cpu"]["compiler"]).endswith("with sanitizers")
 
 
 def test_loading_again_does_nothing():
