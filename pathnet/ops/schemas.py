@@ -15,6 +15,15 @@ SCHEMAS = (
     # A stage of gated blocks in evaluation, batch norm folded. csrc/cpu/stage_eval.cpp
     # gates int8 and scales float32 [blocks] or [N, blocks]; blocks: form, stride, shortcut, pad_before for each.
     "stage_eval(Tensor x, Tensor gates, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps) -> Tensor",
+    # A run of gated blocks in training, float32, one gate a block for the whole batch. csrc/cpu/stage_train.cpp
+    # blocks: form, stride and gate for each; norm_flags: by batch statistics, running ones move; norm_constants: eps,
+    # momentum. running (mean and variance) moves in place. `skip` is h(x) of the first block, None for the identity.
+    "stage_train_fwd(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, Tensor(a!)[] running, int[] blocks,"
+    " float[] scales, bool[] norm_flags, float[] norm_constants) -> (Tensor y, Tensor[] saved)",
+    # A gradient for each True of `needs`, in the order x, skip, weights, norms.
+    "stage_train_bwd(Tensor grad_y, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] norms, Tensor[] running,"
+    " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants, bool has_skip, bool[] needs)"
+    " -> Tensor[]",
     # The compute capability of the kernel that runs on x's GPU, for the doctor. csrc/cuda/probe.cu
     "probe(Tensor x) -> Tensor",
     # A stage whose gates are known only when the graph runs, by the reference. pathnet/ops/stage_traced.py
