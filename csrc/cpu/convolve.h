@@ -1,6 +1,7 @@
 // A 3x3 convolution of images with stride 1, by panels of tiles: transform the input, multiply,
 // transform the output and hand it to an epilogue.
 #pragma once
+#include "ahead.h"
 #include "product.h"
 #include "winograd.h"
 
@@ -103,12 +104,13 @@ inline int64_t workspace_floats(int64_t in_blocks, int64_t out_blocks) {
 }
 
 // Convolves `images` images of one shape; `out` is the shape of the results that the epilogue gets.
-template <typename Epilogue>
+template <typename Epilogue, typename Prefetch = NotAhead>
 void convolve(const Image* in, const Image& out, int64_t images, const float* weights,
-              float* workspace, const Epilogue& epilogue) {
+              float* workspace, const Epilogue& epilogue, Prefetch&& ahead = {}) {
   const int64_t tiles = images * divide_up(out.height, kTile) * divide_up(out.width, kTile);
   const int64_t in_blocks = in[0].blocks, most = panel_tiles(in_blocks, out.blocks);
   const int64_t multiple = tile_multiple(out.blocks);
+  ahead.spread_over(divide_up(tiles, most) * kPositions);
   for (int64_t first = 0; first < tiles; first += most) {
     const int64_t count = std::min(most, tiles - first), padded = round_up(count, multiple);
     const Panel v(workspace, in_blocks, padded);
@@ -116,11 +118,13 @@ void convolve(const Image* in, const Image& out, int64_t images, const float* we
         in_place(in_blocks, out.blocks) ? workspace : workspace + kPositions * v.position_stride,
         out.blocks, padded);
     gather(in, first, count, v);
-    for (int p = 0; p < kPositions; ++p)
+    for (int p = 0; p < kPositions; ++p) {
+      ahead.step();
       multiply_position({v.data + p * v.position_stride, v.block_stride, in_blocks,
                          weights + p * in_blocks * kBlock * out.blocks * kBlock,
                          m.data + p * m.position_stride, m.block_stride},
                         padded, out.blocks);
+    }
     scatter(m, out, first, count, epilogue);
   }
 }

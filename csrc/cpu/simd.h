@@ -25,6 +25,31 @@ PATHNET_INLINE Vector load(const float* p) { return *reinterpret_cast<const Vect
 PATHNET_INLINE void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
 PATHNET_INLINE Vector relu(Vector v) { return v < 0.0f ? Vector{} : v; }  // NaN stays NaN
 
+// One bit a lane: v > 0.
+PATHNET_INLINE unsigned positive(Vector v) {
+#if PATHNET_LANES == 16
+  return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ);
+#elif PATHNET_LANES == 8
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)v, _mm256_setzero_ps(), _CMP_GT_OQ));
+#else
+  unsigned bits = 0;
+  for (int lane = 0; lane < kLanes; ++lane) bits |= static_cast<unsigned>(v[lane] > 0.0f) << lane;
+  return bits;
+#endif
+}
+
+// v where the lane's bit is set, else zero.
+PATHNET_INLINE Vector keep(Vector v, unsigned bits) {
+#if PATHNET_LANES == 16
+  return (Vector)_mm512_maskz_mov_ps(static_cast<__mmask16>(bits), (__m512)v);
+#else
+  using Integers = int32_t __attribute__((vector_size(kLanes * sizeof(float))));
+  Integers lane_bit;
+  for (int lane = 0; lane < kLanes; ++lane) lane_bit[lane] = 1 << lane;
+  return (lane_bit & static_cast<int32_t>(bits)) != 0 ? v : Vector{};
+#endif
+}
+
 // A store past the caches, for what is not read again soon.
 PATHNET_INLINE void stream(float* p, Vector v) {
 #if PATHNET_LANES == 16

@@ -78,24 +78,23 @@ inline void gather_taps(const WeightView& w, const Taps& taps, int64_t first, in
   }
 }
 
-// Writes the input blocks first_block ... of u: [positions][groups of kWidest blocks of output
-// channels][in_blocks * 16][blocks in the group * 16], as multiply_position reads it.
-void transform_weights(const WeightView& w, const Taps& taps, int64_t first_block,
-                       int64_t in_blocks, float* u) {
-  const int64_t out_blocks = blocks_of(w.out), in_channels = in_blocks * kBlock;
-  const int64_t position_stride = in_channels * out_blocks * kBlock;
+// Writes the part `place` of u: [positions][groups of kWidest blocks of output channels]
+// [in_blocks * 16][blocks in the group * 16], as multiply_position reads it.
+void transform_weights(const WeightView& w, const Taps& taps, const Placement& place, float* u) {
+  const int64_t in_channels = place.in_blocks * kBlock;
+  const int64_t position_stride = in_channels * place.out_blocks * kBlock;
   alignas(64) float values[9][kBlock];
-  for (int64_t block = 0; block < out_blocks; ++block) {
-    const int64_t group = block / kWidest * kWidest,
-                  wide = std::min<int64_t>(kWidest, out_blocks - group);
+  for (int64_t first = 0; first < w.out; first += kBlock) {
+    const int64_t block = place.first_out + first / kBlock, group = block / kWidest * kWidest;
+    const int64_t wide = std::min<int64_t>(kWidest, place.out_blocks - group);
     float* to = u + group * kBlock * in_channels + (block - group) * kBlock;
     for (int64_t c = 0; c < round_up(w.in, kBlock); ++c) {
-      gather_taps(w, taps, block * kBlock, c, values);
+      gather_taps(w, taps, first, c, values);
+      float* row = to + (place.first_in * kBlock + c) * wide * kBlock;
       for (int r = 0; r < kRegisters; ++r) {
         Vector g[9];
         for (int tap = 0; tap < 9; ++tap) g[tap] = load(values[tap] + r * kLanes);
-        transform_weight(g, to + (first_block * kBlock + c) * wide * kBlock + r * kLanes,
-                         position_stride);
+        transform_weight(g, row + r * kLanes, position_stride);
       }
     }
   }

@@ -13,10 +13,15 @@ struct WeightView {
   const float* scale;  // of each output channel, or null
 };
 
+// Where the transformed weights stand among those of several phases: first block, and blocks in
+// all.
+struct Placement {
+  int64_t first_in, in_blocks, first_out, out_blocks;
+};
+
 // Which tap of the weights stands at each place of the 3x3 kernel; -1: none.
 using Taps = std::array<int, 9>;
 constexpr Taps kPlainTaps = {0, 1, 2, 3, 4, 5, 6, 7, 8};
-constexpr Taps kRotatedTaps = {8, 7, 6, 5, 4, 3, 2, 1, 0};  // of the backward convolution
 
 // A convolution of stride 2 is one of stride 1 over the four phases x[2i + a][2j + b] of its input:
 // of three taps in a row, phase 0 meets the middle one and phase 1 the outer ones, the first of
@@ -30,6 +35,13 @@ constexpr Taps phase_taps(int a, int b) {
       taps[3 * i + j] = row < 0 || column < 0 ? -1 : 3 * row + column;
     }
   return taps;
+}
+
+// The taps of the backward convolution.
+constexpr Taps rotated(const Taps& taps) {
+  Taps result{};
+  for (int i = 0; i < 9; ++i) result[i] = taps[8 - i];
+  return result;
 }
 
 }  // namespace pathnet
