@@ -155,6 +155,7 @@ def test_the_registered_op_passes_opcheck():
         (lambda stage: stage[1].train(), "batch statistics"),
         (lambda stage: setattr(stage[1], "conv1", torch.nn.Conv2d(16, 16, 3, padding=1)), "bias"),
         (lambda stage: setattr(stage[1], "conv1", torch.nn.Conv2d(16, 16, 5, padding=2, bias=False)), "5x5"),
+        (lambda stage: setattr(stage[0], "conv1", torch.nn.Conv2d(16, 16, 3, 3, 1, bias=False)), "stride 3"),
         (lambda stage: setattr(stage[1], "relu", torch.nn.GELU()), "known forms"),
     ],
 )

@@ -85,17 +85,36 @@ void scatter(const Panel& panel, const Image& out, int64_t first, int64_t count,
   });
 }
 
+// The blocks of input channels that meet weights at one position.
+struct Reach {
+  int64_t first, blocks;
+};
+
+// A convolution of stride 2 reads the phases of its input (winograd_weights.h) in the order of
+// kPhases. Where a phase has no tap its weights vanish at positions 0, 5 or both of a direction;
+// this order keeps the phases that are left side by side. At position 5 none is left.
+inline Reach reach_of_phases(int position, int64_t in_blocks) {
+  const int row = position / kPatch, column = position % kPatch;
+  if (row == kPatch - 1 || column == kPatch - 1) return {0, 0};
+  const int first = row == 0 ? 2 : column == 0 ? 1 : 0, last = column == 0 ? 3 : 4;
+  return {first * in_blocks / 4, (last - first) * in_blocks / 4};
+}
+
 inline bool in_place(int64_t in_blocks, int64_t out_blocks) {
   return in_blocks == out_blocks && out_blocks <= kWidest;
 }
 
 constexpr int64_t kPanelBlocks = 32;  // blocks of channels times tiles: 72 KiB of products
+// Weights beyond 16 blocks times blocks do not stay in the second cache: this many tiles share each
+// reading of them.
+constexpr int64_t kCachedWeights = 16, kSharingTiles = 64;
 
 // Tiles of one panel: it stays close to the first cache, yet shares each position's weights out
 // among many tiles.
 inline int64_t panel_tiles(int64_t in_blocks, int64_t out_blocks) {
-  const int64_t multiple = tile_multiple(out_blocks);
-  return round_up(std::max<int64_t>(1, kPanelBlocks / std::max(in_blocks, out_blocks)), multiple);
+  const int64_t near = kPanelBlocks / std::max(in_blocks, out_blocks);
+  const int64_t shared = in_blocks * out_blocks > kCachedWeights ? kSharingTiles : 1;
+  return round_up(std::max(near, shared), tile_multiple(out_blocks));
 }
 
 inline int64_t workspace_floats(int64_t in_blocks, int64_t out_blocks) {
@@ -103,10 +122,30 @@ inline int64_t workspace_floats(int64_t in_blocks, int64_t out_blocks) {
   return kPositions * ((in_blocks + out_blocks) * tiles * kBlock + 2 * kBlock);
 }
 
+// All positions of a panel.
+template <typename Prefetch>
+void multiply_panel(const Panel& v, const Panel& m, int64_t in_blocks, int64_t out_blocks,
+                    int64_t tiles, const float* weights, bool phases, Prefetch& ahead) {
+  for (int p = 0; p < kPositions; ++p, weights += in_blocks * kBlock * out_blocks * kBlock) {
+    ahead.step();
+    float* products = m.data + p * m.position_stride;
+    const Reach reach = phases ? reach_of_phases(p, in_blocks) : Reach{0, in_blocks};
+    if (reach.blocks == 0)
+      std::memset(products, 0, out_blocks * tiles * kBlock * sizeof(float));
+    else
+      multiply_position({v.data + p * v.position_stride + reach.first * v.block_stride,
+                         v.block_stride, reach.blocks, weights, products, m.block_stride,
+                         reach.first, in_blocks - reach.first - reach.blocks},
+                        tiles, out_blocks);
+  }
+}
+
 // Convolves `images` images of one shape; `out` is the shape of the results that the epilogue gets.
+// `phases`: the images are the phases of another one, in the order of kPhases.
 template <typename Epilogue, typename Prefetch = NotAhead>
 void convolve(const Image* in, const Image& out, int64_t images, const float* weights,
-              float* workspace, const Epilogue& epilogue, Prefetch&& ahead = {}) {
+              float* workspace, const Epilogue& epilogue, Prefetch&& ahead = {},
+              bool phases = false) {
   const int64_t tiles = images * divide_up(out.height, kTile) * divide_up(out.width, kTile);
   const int64_t in_blocks = in[0].blocks, most = panel_tiles(in_blocks, out.blocks);
   const int64_t multiple = tile_multiple(out.blocks);
@@ -118,13 +157,7 @@ void convolve(const Image* in, const Image& out, int64_t images, const float* we
         in_place(in_blocks, out.blocks) ? workspace : workspace + kPositions * v.position_stride,
         out.blocks, padded);
     gather(in, first, count, v);
-    for (int p = 0; p < kPositions; ++p) {
-      ahead.step();
-      multiply_position({v.data + p * v.position_stride, v.block_stride, in_blocks,
-                         weights + p * in_blocks * kBlock * out.blocks * kBlock,
-                         m.data + p * m.position_stride, m.block_stride},
-                        padded, out.blocks);
-    }
+    multiply_panel(v, m, in_blocks, out.blocks, padded, weights, phases, ahead);
     scatter(m, out, first, count, epilogue);
   }
 }

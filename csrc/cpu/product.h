@@ -24,6 +24,9 @@ constexpr int kTilesOf[kWidest + 1] = {0, 2};
 
 constexpr int64_t kAhead = 2048;  // floats between a prefetch and its use
 
+// Blocks of input channels whose weights stay in the first cache while all tiles meet them.
+constexpr int64_t kSlab = 8;
+
 struct Product {
   const float* v;   // [in_blocks, tiles, 16]
   int64_t v_block;  // floats from one block of input channels to the next
@@ -31,14 +34,23 @@ struct Product {
   const float* u;  // [in_blocks * 16, kWide * 16]
   float* m;        // [kWide, tiles, 16]
   int64_t m_block;
+  int64_t u_skip = 0;  // blocks of input channels of u that v does not have: before ...
+  int64_t u_rest = 0;  // ... and behind those that it has
 };
 
-// kTiles tiles x kWide blocks of output channels stay in registers while all input channels are
-// added; m may be v.
-template <int kTiles, int kWide>
+// kTiles tiles x kWide blocks of output channels stay in registers while the input channels are
+// added, to m if kAdd; m may be v.
+template <int kTiles, int kWide, bool kAdd>
 PATHNET_INLINE void multiply(const Product& p) {
   constexpr int kColumns = kWide * kRegisters;
-  Vector sum[kTiles][kColumns] = {};
+  Vector sum[kTiles][kColumns];
+#pragma GCC unroll 16
+  for (int t = 0; t < kTiles; ++t)
+#pragma GCC unroll 16
+    for (int k = 0; k < kColumns; ++k)
+      sum[t][k] =
+          kAdd ? load(p.m + k / kRegisters * p.m_block + t * kBlock + k % kRegisters * kLanes)
+               : Vector{};
   const float* u = p.u;
   for (int64_t block = 0; block < p.in_blocks; ++block) {
     const float* v = p.v + block * p.v_block;
@@ -63,27 +75,42 @@ PATHNET_INLINE void multiply(const Product& p) {
       store(p.m + k / kRegisters * p.m_block + t * kBlock + k % kRegisters * kLanes, sum[t][k]);
 }
 
-// All tiles for kWide blocks of output channels; `tiles` is a multiple of kTilesOf[kWide].
-template <int kWide>
+template <int kWide, bool kAdd>
 void multiply_tiles(Product p, int64_t tiles) {
   for (int64_t t = 0; t < tiles; t += kTilesOf[kWide]) {
-    multiply<kTilesOf[kWide], kWide>(p);
+    multiply<kTilesOf[kWide], kWide, kAdd>(p);
     p.v += kTilesOf[kWide] * kBlock, p.m += kTilesOf[kWide] * kBlock;
+  }
+}
+
+// All tiles for kWide blocks of output channels; `tiles` is a multiple of kTilesOf[kWide].
+template <int kWide>
+void multiply_slabs(Product p, int64_t tiles) {
+  const int64_t blocks = p.in_blocks;
+  p.in_blocks = std::min(kSlab, blocks);
+  multiply_tiles<kWide, false>(p, tiles);
+  for (int64_t block = kSlab; block < blocks; block += kSlab) {
+    p.v += kSlab * p.v_block, p.u += kSlab * kBlock * kWide * kBlock;
+    p.in_blocks = std::min(kSlab, blocks - block);
+    multiply_tiles<kWide, true>(p, tiles);
   }
 }
 
 // One position: [in_blocks, tiles, 16] x u -> [out_blocks, tiles, 16]. u holds the output channels
 // in groups of kWidest blocks. m may be v where one group holds all of them.
 PATHNET_INLINE void multiply_position(Product p, int64_t tiles, int64_t out_blocks) {
+  const int64_t u_blocks = p.u_skip + p.in_blocks + p.u_rest;
   for (int64_t block = 0; block < out_blocks; block += kWidest) {
     const int wide = static_cast<int>(std::min<int64_t>(kWidest, out_blocks - block));
-    if (wide == kWidest) multiply_tiles<kWidest>(p, tiles);
+    const float* group = p.u;
+    p.u += p.u_skip * kBlock * wide * kBlock;
+    if (wide == kWidest) multiply_slabs<kWidest>(p, tiles);
 #if PATHNET_LANES == 16
-    if (wide == 1) multiply_tiles<1>(p, tiles);
-    if (wide == 2) multiply_tiles<2>(p, tiles);
-    if (wide == 3) multiply_tiles<3>(p, tiles);
+    if (wide == 1) multiply_slabs<1>(p, tiles);
+    if (wide == 2) multiply_slabs<2>(p, tiles);
+    if (wide == 3) multiply_slabs<3>(p, tiles);
 #endif
-    p.u += p.in_blocks * kBlock * wide * kBlock;
+    p.u = group + u_blocks * kBlock * wide * kBlock;
     p.m += wide * p.m_block;
   }
 }

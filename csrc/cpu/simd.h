@@ -23,6 +23,15 @@ using Vector = float __attribute__((vector_size(kLanes * sizeof(float)), may_ali
 
 PATHNET_INLINE Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 PATHNET_INLINE void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+
+// The same where memory is not ours and so not aligned.
+using LooseVector =
+    float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+PATHNET_INLINE Vector load_loose(const float* p) {
+  return *reinterpret_cast<const LooseVector*>(p);
+}
+PATHNET_INLINE void store_loose(float* p, Vector v) { *reinterpret_cast<LooseVector*>(p) = v; }
+
 PATHNET_INLINE Vector relu(Vector v) { return v < 0.0f ? Vector{} : v; }  // NaN stays NaN
 
 // One bit a lane: v > 0.

@@ -1,20 +1,12 @@
-// Folds batch norms into the convolutions and puts the weights into the order in which the kernels
-// read them.
+#include "stage_pack.h"
+
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "stage_plan.h"
-
 namespace pathnet {
 namespace {
-
-// y = u * scale + shift for one channel
-struct Affine {
-  double scale = 1.0;
-  double shift = 0.0;
-};
 
 // A vector of channels with any stride.
 struct Channels {
@@ -25,87 +17,70 @@ struct Channels {
   int64_t stride;
 };
 
-// y = (u - mean) / sqrt(var + eps) * weight + bias
-std::vector<Affine> fold(const Norm& norm) {
+// (u - mean) / sqrt(var + eps) * weight + bias = u * scale + shift
+void fold(const Norm& norm, float* scale, float* shift) {
   const Channels weight(norm.weight), bias(norm.bias), mean(norm.mean), var(norm.var);
-  std::vector<Affine> result(norm.weight.size(0));
-  for (int64_t c = 0; c < static_cast<int64_t>(result.size()); ++c) {
-    const double scale = weight[c] / std::sqrt(var[c] + norm.eps);
-    result[c] = {scale, bias[c] - mean[c] * scale};
-  }
-  return result;
-}
-
-// [out, in, kernel, kernel] -> [out / 16, kernel, kernel, in, 16]; channels that only fill a block
-// get zeros
-void pack_conv(const ConvNorm& step, float* weights, float* bias) {
-  const Conv& conv = step.conv;
-  const int64_t out_channels = step.weight.size(0), in_channels = step.weight.size(1),
-                kernel = conv.kernel;
-  const int64_t out_stride = step.weight.stride(0), in_stride = step.weight.stride(1);
-  const int64_t row_stride = step.weight.stride(2), column_stride = step.weight.stride(3);
-  const float* source = step.weight.const_data_ptr<float>();
-  const std::vector<Affine> folded =
-      step.has_norm ? fold(step.norm) : std::vector<Affine>(out_channels);
-  if (out_channels != conv.out_channels || in_channels != conv.in_channels)
-    std::fill(weights, weights + conv.taps() * conv.out_channels, 0.0f);
-  std::fill(bias, bias + conv.out_channels, 0.0f);
-  for (int64_t o = 0; o < out_channels; ++o) {
-    const double scale = folded[o].scale;
-    bias[o] = static_cast<float>(folded[o].shift);
-    float* packed = weights + o / kBlock * conv.taps() * kBlock + o % kBlock;
-    for (int64_t c = 0; c < in_channels; ++c)
-      for (int64_t i = 0; i < kernel; ++i)
-        for (int64_t j = 0; j < kernel; ++j)
-          packed[((i * kernel + j) * conv.in_channels + c) * kBlock] = static_cast<float>(
-              source[o * out_stride + c * in_stride + i * row_stride + j * column_stride] * scale);
-  }
-}
-
-void pack_affine(const Norm& norm, int64_t padded, float* scale, float* shift) {
-  std::fill(scale, scale + padded, 0.0f);
-  std::fill(shift, shift + padded, 0.0f);
-  const std::vector<Affine> folded = fold(norm);
-  for (size_t c = 0; c < folded.size(); ++c) {
-    scale[c] = static_cast<float>(folded[c].scale);
-    shift[c] = static_cast<float>(folded[c].shift);
+  for (int64_t c = 0; c < norm.weight.size(0); ++c) {
+    const double factor = weight[c] / std::sqrt(var[c] + norm.eps);
+    scale[c] = static_cast<float>(factor);
+    shift[c] = static_cast<float>(bias[c] - mean[c] * factor);
   }
 }
 
 }  // namespace
 
-void pack(Plan& plan) {
-  std::vector<ConvNorm*> convs;
-  std::vector<Block*> norms;
+void fold_norms(Plan& plan) {
   int64_t total = 0;
-  for (Block& block : plan.blocks) {
-    if (block.shortcut == Shortcut::kConv) convs.push_back(&block.projection);
-    if (!block.runs) continue;
-    for (ConvNorm& step : block.branch) convs.push_back(&step);
-    if (block.form == Form::kPreact) norms.push_back(&block);
-  }
-  for (const ConvNorm* step : convs) total += (step->conv.taps() + 1) * step->conv.out_channels;
-  for (const Block* block : norms) total += 2 * round_up_to_block(block->in.channels);
-  plan.packed = allocate({total}, "stage_eval: memory for the weights");
+  const auto room = [](int64_t channels) { return 2 * round_up(channels, kBlock); };
+  plan.for_convs([&](const ConvNorm& step) { total += room(step.conv.out_channels); });
+  for (const Block& block : plan.blocks) total += room(block.in.channels);
+  plan.constants = allocate({total}, "stage_eval: memory for batch norms");
+  float* free = plan.constants.mutable_data_ptr<float>();
+  std::fill(free, free + total, 0.0f);
 
+  plan.for_convs([&](ConvNorm& step) {
+    float *scale = free, *shift = free + room(step.conv.out_channels) / 2;
+    free += room(step.conv.out_channels);
+    step.conv.bias = shift;
+    if (!step.has_norm) return;
+    fold(step.norm, scale, shift);
+    step.view.scale = scale;
+  });
+  for (Block& block : plan.blocks) {
+    if (block.form != Form::kPreact || !block.runs) continue;
+    block.first_scale = free;
+    block.first_shift = free + room(block.in.channels) / 2;
+    fold(block.first_norm, free, free + room(block.in.channels) / 2);
+    free += room(block.in.channels);
+  }
+}
+
+void pack(const ConvNorm& step, float* packed) {
+  for (int64_t block = 0; block < step.conv.out_blocks(); ++block)
+    eval_kernels().pack(step.view, step.conv, block, packed);
+}
+
+void pack_weights(Plan& plan) {
+  struct Part {
+    const ConvNorm* step;
+    int64_t block;
+    float* packed;
+  };
+  int64_t total = 0;
+  plan.for_convs([&](const ConvNorm& step) { total += step.conv.weight_floats(); });
+  plan.packed = allocate({total}, "stage_eval: memory for the weights");
   float* free = plan.packed.mutable_data_ptr<float>();
-  for (ConvNorm* step : convs) {
-    Conv& conv = step->conv;
-    conv.weights = free;
-    conv.bias = free + conv.taps() * conv.out_channels;
-    free += (conv.taps() + 1) * conv.out_channels;
-  }
-  for (Block* block : norms) {
-    const int64_t padded = round_up_to_block(block->in.channels);
-    block->first_scale = free;
-    block->first_shift = free + padded;
-    pack_affine(block->first_norm, padded, free, free + padded);
-    free += 2 * padded;
-  }
-  torch::stable::parallel_for(0, convs.size(), 1, [&](int64_t begin, int64_t end) {
+  std::vector<Part> parts;
+  plan.for_convs([&](ConvNorm& step) {
+    for (int64_t block = 0; block < step.conv.out_blocks(); ++block)
+      parts.push_back({&step, block, free});
+    step.conv.weights = free;
+    free += step.conv.weight_floats();
+  });
+  torch::stable::parallel_for(0, parts.size(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      pack_conv(*convs[i], const_cast<float*>(convs[i]->conv.weights),
-                const_cast<float*>(convs[i]->conv.bias));
+      eval_kernels().pack(parts[i].step->view, parts[i].step->conv, parts[i].block,
+                          parts[i].packed);
   });
 }
 

@@ -29,10 +29,18 @@ class Reader {
     check(out_channels >= 1 && out_channels <= kMaxSide, name, " must have 1 to ", kMaxSide,
           " output channels, but its shape is ", to_string(result.weight.sizes()), '.');
     check_shape(result.weight, {out_channels, in_channels, kernel, kernel}, name);
-    result.conv.in_channels = round_up_to_block(in_channels);
-    result.conv.out_channels = round_up_to_block(out_channels);
-    result.conv.kernel = kernel;
-    result.conv.stride = stride;
+    check(kernel == 1 || stride <= 2, name,
+          " must be 1x1 where the stride is not 1 or 2, but it is ", stride, " and the shape is ",
+          to_string(result.weight.sizes()), '.');
+    result.view = {result.weight.const_data_ptr<float>(),
+                   out_channels,
+                   in_channels,
+                   result.weight.stride(0),
+                   result.weight.stride(1),
+                   result.weight.stride(2),
+                   result.weight.stride(3),
+                   nullptr};
+    result.conv = {in_channels, out_channels, kernel, stride};
     return result;
   }
 
@@ -150,16 +158,19 @@ Block read_block(const int64_t* integers, int64_t index, const Shape& in, Reader
   return block;
 }
 
-int64_t floats(int64_t height, int64_t width, int64_t channels) {
-  return (height + 2) * (width + 2) * round_up_to_block(channels);
+int64_t floats(int64_t height, int64_t width, int64_t blocks) {
+  return Image{nullptr, height, width, blocks}.size();
 }
 
+// Of the largest image that the block reads, makes or keeps inside. The image before the strided
+// convolution has the input's size, and its phases together are hardly larger.
 int64_t image_floats(const Block& block) {
-  int64_t most = std::max(floats(block.in.height, block.in.width, block.in.channels),
-                          floats(block.out.height, block.out.width, block.out.channels));
-  for (const ConvNorm& step :
-       block.branch)  // each output at the input's size: at least what it needs
-    most = std::max(most, floats(block.in.height, block.in.width, step.conv.out_channels));
+  int64_t most = floats(block.in.height, block.in.width, blocks_of(block.in.channels));
+  for (const ConvNorm& step : block.branch) {
+    most = std::max(most, floats(block.in.height, block.in.width, step.conv.out_blocks()));
+    if (step.conv.reads_phases())
+      most = std::max(most, floats(block.out.height, block.out.width, step.conv.in_blocks()));
+  }
   return most;
 }
 
@@ -195,7 +206,7 @@ Plan read_plan(const Tensor& x, const std::vector<Tensor>& tensors,
 
   Plan plan;
   plan.in = plan.out = {x.size(2), x.size(3), x.size(1)};
-  plan.image_floats = floats(plan.in.height, plan.in.width, plan.in.channels);
+  plan.image_floats = floats(plan.in.height, plan.in.width, blocks_of(plan.in.channels));
   Reader reader(tensors, eps);
   const int64_t count = blocks.size() / kIntegersPerBlock;
   plan.blocks.reserve(count);

@@ -1,10 +1,9 @@
 #pragma once
-// What a call of stage_eval is to do: read from its flat arguments, checked, and packed for the
-// kernels.
+// What a call of stage_eval is to do: read from its flat arguments and checked.
 #include <vector>
 
 #include "../check.h"
-#include "conv.h"
+#include "eval.h"
 
 namespace pathnet {
 
@@ -19,6 +18,7 @@ struct Norm {
 // A convolution with the batch norm that follows it, if one does.
 struct ConvNorm {
   Tensor weight;  // [out, in, kernel, kernel]
+  WeightView view;
   bool has_norm = false;
   Norm norm;
   Conv conv;
@@ -63,13 +63,21 @@ struct Plan {
   std::vector<Block> blocks;
   Shape in, out;
   int64_t image_floats = 0;  // that the largest image needs with its border
-  Tensor packed;             // all folded weights
+  Tensor constants;          // folded batch norms
+  Tensor packed;             // the weights as the kernels read them; undefined: each thread packs
+
+  // The convolutions that run for at least one image.
+  template <typename Visit>
+  void for_convs(const Visit& visit) {
+    for (Block& block : blocks) {
+      if (block.shortcut == Shortcut::kConv) visit(block.projection);
+      if (!block.runs) continue;
+      for (ConvNorm& step : block.branch) visit(step);
+    }
+  }
 };
 
 Plan read_plan(const Tensor& x, const std::vector<Tensor>& tensors,
                const std::vector<int64_t>& blocks, const std::vector<double>& eps);
-
-// Folds and packs the weights of every block that runs.
-void pack(Plan& plan);
 
 }  // namespace pathnet

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "product.h"
+#include "transpose.h"
 #include "winograd.h"
 #include "winograd_weights.h"
 
@@ -62,42 +63,85 @@ PATHNET_INLINE void transform_weight_gradient(const float* u, int64_t position_s
   }
 }
 
-// For the output channels first ... first + 15 and one input channel: each tap's values in a row.
-inline void gather_taps(const WeightView& w, const Taps& taps, int64_t first, int64_t in,
-                        float values[9][kBlock]) {
-  const int64_t count = std::clamp<int64_t>(w.out - first, 0, kBlock);
-  std::memset(values, 0, 9 * kBlock * sizeof(float));
-  if (in >= w.in) return;
-  const float* source = w.data + first * w.out_stride + in * w.in_stride;
-  for (int64_t k = 0; k < count; ++k, source += w.out_stride) {
-    const float scale = w.scale == nullptr ? 1.0f : w.scale[first + k];
+// The taps of 16 output channels at each of 16 input channels: [in][tap][out].
+struct TapBlock {
+  alignas(64) float at[kBlock][9][kBlock];
+};
+
+inline void gather_taps_slowly(const WeightView& w, int64_t out, int64_t in, TapBlock& taps) {
+  std::memset(&taps, 0, sizeof taps);
+  for (int64_t c = 0; c < std::min(kBlock, w.in - in); ++c)
+    for (int64_t k = 0; k < std::min(kBlock, w.out - out); ++k) {
+      const float* source = w.data + (out + k) * w.out_stride + (in + c) * w.in_stride;
+      for (int tap = 0; tap < 9; ++tap)
+        taps.at[c][tap][k] = source[tap / 3 * w.row_stride + tap % 3 * w.column_stride];
+    }
+}
+
+// Taps side by side, and in the order [out][in] in memory for a forward convolution, [in][out] for
+// a backward one.
+inline bool taps_touch(const WeightView& w) { return w.column_stride == 1 && w.row_stride == 3; }
+
+// A whole block is transposed or copied, wherever taps or channels stand side by side.
+inline void gather_taps(const WeightView& w, int64_t out, int64_t in, TapBlock& taps) {
+  const bool whole = out + kBlock <= w.out && in + kBlock <= w.in;
+  const float* source = w.data + out * w.out_stride + in * w.in_stride;
+  const auto tap_at = [&](int tap) {
+    return source + tap / 3 * w.row_stride + tap % 3 * w.column_stride;
+  };
+  if (whole && taps_touch(w) && w.in_stride == 9) {
+    for (int part = 0; part < 9; ++part)
+      transpose_block(source + part * kBlock, w.out_stride, taps.at[0][0] + part * kBlock * kBlock,
+                      kBlock);
+  } else if (whole && taps_touch(w) && w.out_stride == 9) {
+    TapBlock turned;  // [out][tap][in]
+    for (int part = 0; part < 9; ++part)
+      transpose_block(source + part * kBlock, w.in_stride, turned.at[0][0] + part * kBlock * kBlock,
+                      kBlock);
     for (int tap = 0; tap < 9; ++tap)
-      if (taps[tap] >= 0)
-        values[tap][k] =
-            scale * source[taps[tap] / 3 * w.row_stride + taps[tap] % 3 * w.column_stride];
+      transpose_block(turned.at[0][tap], 9 * kBlock, taps.at[0][tap], 9 * kBlock);
+  } else if (whole && w.in_stride == 1) {
+    for (int tap = 0; tap < 9; ++tap)
+      transpose_block(tap_at(tap), w.out_stride, taps.at[0][tap], 9 * kBlock);
+  } else if (whole && w.out_stride == 1) {
+    for (int c = 0; c < kBlock; ++c)
+      for (int tap = 0; tap < 9; ++tap)
+        std::memcpy(taps.at[c][tap], tap_at(tap) + c * w.in_stride, kBlock * sizeof(float));
+  } else {
+    gather_taps_slowly(w, out, in, taps);
   }
 }
 
-// Writes the part `place` of u: [positions][groups of kWidest blocks of output channels]
-// [in_blocks * 16][blocks in the group * 16], as multiply_position reads it.
-void transform_weights(const WeightView& w, const Taps& taps, const Placement& place, float* u) {
+// The output block `block` of w, at `place` in u: [positions][groups of kWidest blocks of output
+// channels][in_blocks * 16][blocks in the group * 16], as multiply_position reads it.
+void transform_weight_block(const WeightView& w, const Taps& taps, const Placement& place,
+                            int64_t block, float* u) {
   const int64_t in_channels = place.in_blocks * kBlock;
   const int64_t position_stride = in_channels * place.out_blocks * kBlock;
-  alignas(64) float values[9][kBlock];
-  for (int64_t first = 0; first < w.out; first += kBlock) {
-    const int64_t block = place.first_out + first / kBlock, group = block / kWidest * kWidest;
-    const int64_t wide = std::min<int64_t>(kWidest, place.out_blocks - group);
-    float* to = u + group * kBlock * in_channels + (block - group) * kBlock;
-    for (int64_t c = 0; c < round_up(w.in, kBlock); ++c) {
-      gather_taps(w, taps, first, c, values);
-      float* row = to + (place.first_in * kBlock + c) * wide * kBlock;
-      for (int r = 0; r < kRegisters; ++r) {
-        Vector g[9];
-        for (int tap = 0; tap < 9; ++tap) g[tap] = load(values[tap] + r * kLanes);
-        transform_weight(g, row + r * kLanes, position_stride);
-      }
+  const int64_t column = place.first_out + block, group = column / kWidest * kWidest;
+  const int64_t wide = std::min<int64_t>(kWidest, place.out_blocks - group);
+  float* to = u + group * kBlock * in_channels + (column - group) * kBlock +
+              place.first_in * kBlock * wide * kBlock;
+  TapBlock values;
+  for (int64_t c = 0; c < round_up(w.in, kBlock); ++c, to += wide * kBlock) {
+    if (c % kBlock == 0) gather_taps(w, block * kBlock, c, values);
+    for (int r = 0; r < kRegisters; ++r) {
+      const Vector scale =
+          w.scale == nullptr ? Vector{} + 1.0f : load(w.scale + block * kBlock + r * kLanes);
+      Vector g[9];
+      for (int tap = 0; tap < 9; ++tap)
+        g[tap] =
+            taps[tap] < 0 ? Vector{} : scale * load(values.at[c % kBlock][taps[tap]] + r * kLanes);
+      transform_weight(g, to + r * kLanes, position_stride);
     }
   }
+}
+
+// All output blocks.
+inline void transform_weights(const WeightView& w, const Taps& taps, const Placement& place,
+                              float* u) {
+  for (int64_t block = 0; block < blocks_of(w.out); ++block)
+    transform_weight_block(w, taps, place, block, u);
 }
 
 }  // namespace

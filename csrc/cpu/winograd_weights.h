@@ -10,7 +10,7 @@ struct WeightView {
   const float* data;
   int64_t out, in;
   int64_t out_stride, in_stride, row_stride, column_stride;
-  const float* scale;  // of each output channel, or null
+  const float* scale;  // of each output channel, zeros up to a whole block; or null
 };
 
 // Where the transformed weights stand among those of several phases: first block, and blocks in
@@ -43,5 +43,10 @@ constexpr Taps rotated(const Taps& taps) {
   for (int i = 0; i < 9; ++i) result[i] = taps[8 - i];
   return result;
 }
+// The order in which the phases (a, b) follow one another as blocks of channels (convolve.h).
+struct Phase {
+  int row, column;
+};
+constexpr std::array<Phase, 4> kPhases = {{{0, 0}, {0, 1}, {1, 1}, {1, 0}}};
 
 }  // namespace pathnet

@@ -84,6 +84,8 @@ def _unfit_conv(conv: Conv) -> str | None:
         return f"a convolution is not 1x1 or 3x3 with padding k // 2, but {kernel}x{kernel} with padding {conv.padding}"
     if conv.stride[0] != conv.stride[1]:
         return f"a convolution has the stride {conv.stride}, one for rows and another for columns"
+    if kernel == 3 and conv.stride[0] > 2:
+        return f"a 3x3 convolution has the stride {conv.stride[0]}, and this kernel knows 1 and 2"
     return None
 
 

@@ -1,0 +1,62 @@
+#pragma once
+// What stage_eval asks of the kernels of one instruction set.
+#include "image.h"
+#include "winograd_weights.h"
+
+namespace pathnet {
+
+// A convolution with batch norm folded in; padding is kernel / 2.
+struct Conv {
+  int64_t in_channels = 0, out_channels = 0;
+  int64_t kernel = 1;  // 1, or 3 with a stride of 1 or 2
+  int64_t stride = 1;
+  const float* weights = nullptr;  // as `pack` writes them
+  const float* bias = nullptr;     // whole blocks
+
+  // A 3x3 convolution of stride 2 reads the four phases of its input.
+  bool reads_phases() const { return kernel == 3 && stride == 2; }
+  int64_t in_blocks() const { return (reads_phases() ? 4 : 1) * blocks_of(in_channels); }
+  int64_t out_blocks() const { return blocks_of(out_channels); }
+  int64_t weight_floats() const {
+    return (kernel == 3 ? 36 : 1) * in_blocks() * out_blocks() * kBlock * kBlock;
+  }
+};
+
+// What becomes of v = convolution + bias: out = v, or out += scale * v, then ReLU if asked.
+struct Epilogue {
+  bool relu = false;
+  const float* scales = nullptr;  // of each image; null: the result is not added
+};
+
+// One image of a tensor [N, C, H, W] with any strides.
+template <typename T>
+struct View {
+  T* data;
+  int64_t channels, channel, row, column;  // their number, then strides
+};
+
+// All images of a call have one shape, and `out` already has it.
+struct EvalKernels {
+  void (*load)(const View<const float>& from, const Image& to);
+  void (*store)(const Image& from, const View<float>& to);
+  // Writes one block of output channels of the weights.
+  void (*pack)(const WeightView& weight, const Conv& conv, int64_t block, float* packed);
+  int64_t (*workspace_floats)(const Conv& conv);
+  // `in` holds phases where the convolution reads them.
+  void (*convolve)(const Conv& conv, const Image* in, const Image* out, int64_t images,
+                   const Epilogue& epilogue, float* workspace);
+  void (*split_phases)(const Image& in, const Image& out);
+  // out = ReLU(in * scale + shift) per channel
+  void (*affine_relu)(const Image& in, const float* scale, const float* shift, const Image& out);
+};
+
+extern const EvalKernels kEvalPortable;
+#if defined(__x86_64__)
+extern const EvalKernels kEvalAvx2;
+extern const EvalKernels kEvalAvx512;
+#endif
+
+// Those of isa().
+const EvalKernels& eval_kernels();
+
+}  // namespace pathnet

@@ -1,0 +1,83 @@
+// The kernels of stage_eval, written once for every instruction set. A file that includes this has
+// first included eval_includes.h, chosen its instructions (#pragma GCC target) and defined
+//   PATHNET_EVAL_KERNELS  name of the table that it defines
+//   PATHNET_LANES         floats in one register
+#include "convolve.h"
+#include "eval.h"
+#include "eval_images.h"
+#include "pixels.h"
+#include "weights.h"
+
+namespace pathnet {
+namespace {
+
+// Puts results into images: out = v, or out += scale * v, then ReLU; v with its bias.
+template <bool kAdd, bool kRelu>
+struct Emit {
+  const Image* out;
+  const float* bias;
+  const float* scales;
+
+  struct State {
+    float *first, *at;
+    int64_t row_stride;
+    Vector bias, scale;
+  };
+  PATHNET_INLINE State begin(int64_t image, int64_t block, int r) const {
+    float* first = out[image].at(block, 0, 0) + r * kLanes;
+    return {first, first, out[image].row_stride(), load(bias + block * kBlock + r * kLanes),
+            Vector{} + (kAdd ? scales[image] : 1.0f)};
+  }
+  PATHNET_INLINE void move(State& state, int64_t i, int64_t j) const {
+    state.at = state.first + i * state.row_stride + j * kBlock;
+  }
+  PATHNET_INLINE void put(State& state, Vector y, int64_t i, int64_t j) const {
+    float* to = state.at + i * state.row_stride + j * kBlock;
+    y += state.bias;
+    if (kAdd) y = load(to) + state.scale * y;
+    store(to, kRelu ? relu(y) : y);
+  }
+  PATHNET_INLINE void end(const State&, int64_t, int64_t, int) const {}
+};
+
+template <bool kAdd, bool kRelu>
+void convolve_into(const Conv& conv, const Image* in, const Image* out, int64_t images,
+                   const float* scales, float* workspace) {
+  const Emit<kAdd, kRelu> emit{out, conv.bias, scales};
+  if (conv.kernel == 1)
+    convolve_pixels(in, conv.stride, out[0], images, conv.weights, workspace, emit);
+  else
+    convolve(in, out[0], images, conv.weights, workspace, emit, NotAhead(), conv.reads_phases());
+}
+
+void convolve_images(const Conv& conv, const Image* in, const Image* out, int64_t images,
+                     const Epilogue& epilogue, float* workspace) {
+  const bool add = epilogue.scales != nullptr;
+  const auto into = add ? epilogue.relu ? convolve_into<true, true> : convolve_into<true, false>
+                    : epilogue.relu ? convolve_into<false, true>
+                                    : convolve_into<false, false>;
+  into(conv, in, out, images, epilogue.scales, workspace);
+}
+
+int64_t conv_workspace_floats(const Conv& conv) {
+  return conv.kernel == 1 ? pixel_workspace_floats(conv.in_blocks(), conv.out_blocks())
+                          : workspace_floats(conv.in_blocks(), conv.out_blocks());
+}
+
+void pack_conv(const WeightView& weight, const Conv& conv, int64_t block, float* packed) {
+  if (conv.kernel == 1) return pack_pixel_weights(weight, block, packed);
+  Placement place{0, conv.in_blocks(), 0, conv.out_blocks()};
+  if (!conv.reads_phases()) return transform_weight_block(weight, kPlainTaps, place, block, packed);
+  for (const Phase& phase : kPhases) {
+    transform_weight_block(weight, phase_taps(phase.row, phase.column), place, block, packed);
+    place.first_in += blocks_of(conv.in_channels);
+  }
+}
+
+}  // namespace
+
+extern const EvalKernels PATHNET_EVAL_KERNELS = {
+    load_image,      store_image,  pack_conv,  conv_workspace_floats,
+    convolve_images, split_phases, affine_relu};
+
+}  // namespace pathnet
