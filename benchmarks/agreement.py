@@ -10,11 +10,13 @@ from benchmarks.providers import Provider, Shared
 
 BATCH = 4  # as many images as the check uses
 TIMES_EAGER = 4  # Winograd F(4x4) may err four times what eager errs (docs/numerics.md)
+TIMES_EAGER_BF16 = 2
 
 
 def gradients(provider: Provider) -> dict[str, Tensor]:
-    """Return the gradients that the provider's last step left, without those that are None."""
-    return {name: p.grad for name, p in provider.module.named_parameters() if p.grad is not None}
+    """Return the gradients that the provider's last step left, the input's too, without those that are None."""
+    tensors = {**dict(provider.module.named_parameters()), "input": provider.x}
+    return {name: tensor.grad for name, tensor in tensors.items() if tensor.grad is not None}
 
 
 def relative_error(got: list[Tensor], truth: list[Tensor]) -> float:
@@ -23,31 +25,34 @@ def relative_error(got: list[Tensor], truth: list[Tensor]) -> float:
     return (difference / sum(float(t.square().sum()) for t in truth)) ** 0.5
 
 
-def check(case: Case, backend: str) -> None:
-    """Raise AssertionError unless `backend` gives the plain net's outputs and gradients, None included.
+def check(case: Case, backend: str | None = None) -> None:
+    """Raise AssertionError unless pathnet gives the plain net's outputs and gradients, None included.
 
-    Truth is the plain net in float64; the limit is four times the error of eager float32, plus one rounding.
+    Truth is the plain net in float64; the limit is four times the error of eager float32, or twice that of eager
+    bf16 where pathnet's products are bf16, plus one rounding. `backend` None is pathnet's own choice.
     """
     shared = Shared.of(case.with_batch(min(case.batch, BATCH)))
+    dtype, times = (torch.float32, TIMES_EAGER) if case.precision is None else (torch.bfloat16, TIMES_EAGER_BF16)
     runs = (
         shared.eager(dtype=torch.float64, update=False),
-        shared.eager(update=False),
+        shared.eager(dtype=dtype, update=False),
         shared.pathnet(backend, update=False),
     )
-    _compare(f"{case}: output of {backend}", *([run.step().detach()] for run in runs))
+    who = f"pathnet ({backend or 'its own choice'})"
+    _compare(f"{case}: output of {who}", times, *([run.step().detach()] for run in runs))
     truth, plain, got = (gradients(run) for run in runs)
     assert got.keys() == truth.keys(), (
-        f"{case}: {backend} must train exactly the parameters that the plain net trains, "
+        f"{case}: {who} must train exactly the parameters that the plain net trains, "
         f"they differ in {sorted(got.keys() ^ truth.keys())}"
     )
     if truth:
         in_order = ([found[name] for name in truth] for found in (truth, plain, got))
-        _compare(f"{case}: gradients of {backend}", *in_order)
+        _compare(f"{case}: gradients of {who}", times, *in_order)
 
 
-def _compare(what: str, truth: list[Tensor], plain: list[Tensor], got: list[Tensor]) -> None:
+def _compare(what: str, times: int, truth: list[Tensor], plain: list[Tensor], got: list[Tensor]) -> None:
     error, eager_error = relative_error(got, truth), relative_error(plain, truth)
-    limit = TIMES_EAGER * eager_error + torch.finfo(torch.float32).eps
+    limit = times * eager_error + torch.finfo(torch.float32).eps
     assert error <= limit, (
         f"{what} err {error:.2e} against float64, more than {limit:.2e} (eager errs {eager_error:.2e})"
     )

@@ -1,8 +1,9 @@
-"""Who runs a case: eager PyTorch in both memory formats, torch.compile, and each pathnet backend that can."""
+"""Who runs a case: eager PyTorch in both memory formats, torch.compile, and pathnet as users meet it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,17 +11,23 @@ from torch import Tensor, nn
 
 import pathnet
 from benchmarks.cases import BLOCKS, RESTRICTED, TRAINING, Case, Step, make_step, part
-from pathnet.backend import BACKENDS
 
 NCHW, CHANNELS_LAST, COMPILED = "eager NCHW", "eager channels-last", "torch.compile"
-ALL_BLOCKS = "eager channels-last, all blocks"
+ALL_BLOCKS, BFLOAT16 = "eager channels-last, all blocks", "eager bf16"
+PATHNET = "pathnet"
+
+
+class NotAvailableError(Exception):
+    """This version of pathnet cannot run a case; the message is a sentence."""
 
 
 @dataclass(frozen=True)
 class Provider:
-    """A net with the case's weights, the part of it that is measured, and the step that runs it."""
+    """A net with the case's weights, the part of it that is measured, its input, and the step that runs it."""
 
+    net: nn.Module
     module: nn.Module
+    x: Tensor
     step: Step
 
 
@@ -54,26 +61,25 @@ class Shared:
         net.load_state_dict(self.weights)
         module = part(net.to(dtype=dtype, memory_format=memory_format), self.case)
         forward = eager_forward(self.case, torch.compile(module) if compiled else module)
-        return Provider(module, make_step(self.case, module, forward, self.input(dtype, memory_format), update=update))
+        x = self.input(dtype, memory_format)
+        return Provider(net, module, x, make_step(self.case, module, forward, x, update=update))
 
-    def pathnet(self, backend: str, *, update: bool = True) -> Provider:
-        """Return pathnet's net on one backend, channels-last."""
+    def pathnet(self, backend: str | None = None, *, update: bool = True) -> Provider:
+        """Return pathnet's net, channels-last, on the backend that it chooses itself or on the one given.
+
+        Raises NotAvailableError where this version has no such net.
+        """
         net = pathnet_net(self.case)
         net.load_state_dict(self.weights)
         module = part(net.to(memory_format=torch.channels_last), self.case)
-        step = make_step(
-            self.case,
-            module,
-            pathnet_forward(self.case, module),
-            self.input(torch.float32, torch.channels_last),
-            update=update,
-        )
+        x = self.input(torch.float32, torch.channels_last)
+        step = make_step(self.case, module, pathnet_forward(self.case, module), x, update=update)
 
         def on_backend() -> Tensor:
-            with pathnet.use_backend(backend):
+            with pathnet.use_backend(backend) if backend else nullcontext():
                 return step()
 
-        return Provider(module, on_backend)
+        return Provider(net, module, x, on_backend)
 
 
 def eager_forward(case: Case, module: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -85,10 +91,15 @@ def eager_forward(case: Case, module: nn.Module) -> Callable[[Tensor], Tensor]:
 def pathnet_net(case: Case) -> nn.Module:
     """Return pathnet's twin of `case.eager_net()`."""
     if case.block == "imagenet":
-        net = pathnet.PathResNet(case.depth, num_classes=1000, stem="imagenet")
+        sizes = {"num_classes": 1000, "stem": "imagenet"}
     else:
-        net = pathnet.PathResNet(case.depth, block=case.block)
-    return net.train(case.trains)
+        sizes = {"block": case.block}
+    try:
+        return case.prepare(pathnet.PathResNet(case.depth, **sizes, precision=case.precision))
+    except ValueError as error:
+        if case.precision is None:
+            raise
+        raise NotAvailableError(f"{case}: {error}") from error
 
 
 def pathnet_forward(case: Case, module: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -100,28 +111,14 @@ def pathnet_forward(case: Case, module: nn.Module) -> Callable[[Tensor], Tensor]
     return lambda x: module(x, paths=paths)
 
 
-def accepted_backends(shared: Shared) -> tuple[dict[str, Provider], dict[str, str]]:
-    """Return pathnet's providers, slowest backend first, and each refusal as a sentence."""
-    accepted, refused = {}, {}
-    for backend in reversed(BACKENDS):
-        provider = shared.pathnet(backend)
-        try:
-            provider.step()
-        except RuntimeError as error:
-            if "cannot run" not in str(error):  # no refusal but a failure
-                raise
-            refused[backend] = str(error)
-        else:
-            accepted[f"pathnet {backend}"] = provider
-    return accepted, refused
-
-
-def rivals(shared: Shared) -> dict[str, Provider]:
-    """Return the eager providers of a case; a step by paths also races the step on all blocks."""
+def rivals(shared: Shared, *, compiled: bool = True) -> dict[str, Provider]:
+    """Return the plain providers of a case; a step by paths also races the step on all blocks."""
     providers = {NCHW: shared.eager(torch.contiguous_format), CHANNELS_LAST: shared.eager()}
     if shared.case.gates() is not None:
         full = replace(shared, case=replace(shared.case, work=TRAINING))
         providers[ALL_BLOCKS] = full.eager()
-    if shared.case.compiled:
+    if shared.case.precision == "bf16":
+        providers[BFLOAT16] = shared.eager(dtype=torch.bfloat16)
+    if compiled and shared.case.compiled:
         providers[COMPILED] = shared.eager(compiled=True)
     return providers

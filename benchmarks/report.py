@@ -1,4 +1,8 @@
-"""Turns the files of `pytest benchmarks/ --benchmark-json`, one per thread count, into docs/benchmarks.md."""
+"""Turns files of `pytest benchmarks/ --benchmark-json` into docs/benchmarks.md.
+
+Files with the same number of threads and the same instruction set are one run: of rows that occur twice the later
+file's stands. So the table can be measured row by row.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.cases import Case
-from benchmarks.providers import ALL_BLOCKS, CHANNELS_LAST, COMPILED, NCHW
+from benchmarks.providers import ALL_BLOCKS, BFLOAT16, CHANNELS_LAST, COMPILED, NCHW, PATHNET
+from benchmarks.ran import Ran
 
 INTRODUCTION = """# Benchmarks
 
@@ -16,61 +21,113 @@ Written by `pathnet bench`; do not edit by hand.
 
 Every row is one run in which all columns take turns on the same weights and images, in float32,
 after a warm-up. Times are medians in milliseconds. A ratio is the time of the other over the time
-of pathnet's fastest backend, taken round by round and given as median [first quartile, third
-quartile]: above 1 pathnet is faster, below 1 slower. The eager columns are the plain `nn.Module`
-nets of `benchmarks/eager.py`. In a path-restricted step (23 of 54 blocks FULL, 31 FORWARD) eager
-computes the 31 residual branches under `no_grad`; in an effective-path step (23 FULL, 31 OFF) it
-skips them in Python; "all blocks" is eager channels-last training every block. A training step is
-zero_grad, forward, loss, backward and SGD with momentum. "-" means: not run in this case. A row
+of pathnet, taken round by round and given as median [first quartile, third quartile]: above 1
+pathnet is faster, below 1 slower. The eager columns are the plain `nn.Module` nets of
+`benchmarks/eager.py`. In a path-restricted step (23 of 54 blocks FULL, 31 FORWARD) eager computes
+the 31 residual branches under `no_grad`; in an effective-path step (23 FULL, 31 OFF) it skips them
+in Python; "all blocks" is eager channels-last training every block. A training step is zero_grad,
+forward, loss, backward and SGD with momentum. An input gradient is the gradient of the loss to the
+images alone, in `eval()`, with parameters that require none. "-" means: not run in this case. A row
 stands here only if pathnet's outputs and gradients agreed with the plain net in float64 just
 before.
 
-The bound is the larger of FLOPs / peak and unavoidable bytes / bandwidth, for *direct* convolution,
-where peak and bandwidth are what a 2048 x 2048 matrix product and a copy of 256 MiB reached here.
-"Reached" is the bound over the time of pathnet's fastest backend; an algorithm with fewer
-multiplications may pass 100 %.
+"Ran" is what pathnet chose by itself: blocks per backend as `pathnet.explain` counts them, then the
+calls of its ops that one step really made, and the convolutions that PyTorch computed outside of
+them.
+
+The FMA floor is multiply-adds / ceiling, the byte floor bytes / ceiling of DRAM, both in
+milliseconds. Multiply-adds are those of Winograd F(4x4, 3x3) where it applies, without its
+transforms (36 for 16 outputs of a pair of channels, instead of 144), else those of direct
+convolution; the bf16 row has those of float32. Bytes are those that batch statistics force through
+memory, or else images, weights and output (`benchmarks/bounds.py`); what stays in a large cache
+may pass this floor. "Reached" is the higher floor over pathnet's time.
 """
 RATIOS = "Compare ratios, not milliseconds: other work on the machine leaves them nearly intact."
 MEMORY_NOTE = """Kept: the distinct storages that autograd saves for the backward, without parameters.
 Peak: the largest running sum of PyTorch's allocations in one step, above what stood before it;
 scratch of libraries is not seen. Below 1 pathnet needs less.
 """
+BLOCKS_NOTE = """What three neighbours with identity shortcuts keep together under one gate, between FULL blocks, in T,
+the bytes of one activation of their stage: the difference to the same net without them.
+"""
+CEILINGS_NOTE = """Measured by `benchmarks/ceilings.cpp`: multiply-adds in registers, and bytes a second of a pass
+through buffers that lie in each level; "stream" writes by non-temporal stores.
+"""
+PREDICTIONS_NOTE = """Top-1 on real images with trained weights, and errors of the logits against eager float64.
+"""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
-    """Return a Markdown table; the first columns are text, the others are aligned right."""
+    """Return a Markdown table without the columns that are a dash in every row; the first columns are text."""
+    rows = list(rows)
+    shown = [i for i in range(len(header)) if i < text_columns or any(row[i] != "-" for row in rows)]
     rule = ["---" if column < text_columns else "---:" for column in range(len(header))]
-    lines = [header, rule, *rows]
+    lines = [[line[i] for i in shown] for line in (header, rule, *rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def threads(run: dict) -> str:
-    """Return the thread count of a run in words."""
+def merge(runs: Sequence[dict]) -> list[dict]:
+    """Return one run for each number of threads and instruction set, a later row in the place of an earlier one."""
+    groups: dict[tuple, list[dict]] = {}
+    for run in runs:
+        groups.setdefault((run["pathnet"]["instructions"], run["pathnet"]["threads"]), []).append(run)
+    return [_merged(group) for group in groups.values()]
+
+
+def _merged(group: list[dict]) -> dict:
+    merged = {**group[-1], "pathnet": dict(group[-1]["pathnet"])}
+    merged["benchmarks"] = list({row["fullname"]: row for run in group for row in run["benchmarks"]}.values())
+    measured = [f"{title(row)}: " for row in results(merged, "speed")]
+    reasons = dict.fromkeys(reason for run in group for reason in run["pathnet"]["not_available"])
+    merged["pathnet"]["not_available"] = [reason for reason in reasons if not reason.startswith(tuple(measured))]
+    return merged
+
+
+def setting(run: dict) -> str:
+    """Return thread count and instruction set of a run in words."""
     count = run["pathnet"]["threads"]
-    return f"{count} thread" + ("s" if count > 1 else "")
+    return f"{count} thread{'s' if count > 1 else ''}, {run['pathnet']['instructions']}"
 
 
 def environment(runs: list[dict], note: str) -> str:
-    """Return machine and versions, and for each number of threads commit, scale and ceilings."""
+    """Return machine and versions, and for each setting the commit and the scale."""
     machine, first = runs[0]["machine_info"], runs[0]["pathnet"]
     cpu = machine["cpu"]
     lines = [
-        f"- {cpu['brand_raw']}, {cpu['count']} cores, {first['cpu_capability']}; no GPU was measured",
+        f"- {cpu['brand_raw']}, {cpu['count']} cores; PyTorch's own kernels use {first['cpu_capability']}; "
+        "no GPU was measured",
         f"- Python {machine['python_version']}, PyTorch {first['torch']}, {machine['system']}",
     ]
     for run in runs:
-        commit, ceilings = run["commit_info"], run["pathnet"]["ceilings"]
+        commit = run["commit_info"]
         dirty = " with uncommitted changes" if commit.get("dirty") else ""
         lines.append(
-            f"- {threads(run)}: commit {str(commit['id'])[:12]}{dirty}, {run['datetime'][:10]}, "
-            f"scale {run['pathnet']['scale']}; ceilings {ceilings['flops_per_second'] / 1e9:.0f} GFLOP/s and "
-            f"{ceilings['bytes_per_second'] / 1e9:.1f} GB/s (read + write)"
+            f"- {setting(run)}: commit {str(commit['id'])[:12]}{dirty}, {run['datetime'][:10]}, "
+            f"scale {run['pathnet']['scale']}"
         )
     return "\n".join(lines) + "\n\n" + f"{note} {RATIOS}".strip() + "\n"
 
 
+def ceilings_table(runs: list[dict]) -> str:
+    """Return what the machine reaches in each setting, or the sentence why that is unknown."""
+    found = {setting(run): run["pathnet"]["ceilings"] for run in runs}
+    unknown = [f"{where}: {ceilings}" for where, ceilings in found.items() if isinstance(ceilings, str)]
+    known = {where: ceilings for where, ceilings in found.items() if not isinstance(ceilings, str)}
+    levels = dict.fromkeys(level for ceilings in known.values() for level in ceilings["bytes_per_second"])
+    rows = [
+        [
+            where,
+            f"{ceilings['multiply_adds'] / 1e9:.0f}",
+            *(f"{ceilings['bytes_per_second'][level] / 1e9:.1f}" for level in levels),
+        ]
+        for where, ceilings in known.items()
+    ]
+    header = ["setting", "10^9 multiply-adds/s", *(f"{level}, GB/s" for level in levels)]
+    return "\n".join([*([table(header, rows)] if rows else []), *unknown])
+
+
 def results(run: dict, kind: str) -> list[dict]:
-    """Return what the tests of one kind ("speed" or "memory") left, in the order in which they ran."""
+    """Return what the tests of one kind left, in the order in which they ran."""
     return [entry["extra_info"] for entry in run["benchmarks"] if entry["extra_info"].get("kind") == kind]
 
 
@@ -80,29 +137,36 @@ def title(result: dict) -> str:
 
 
 def ratio(result: dict, baseline: str) -> str:
-    """Return "median [quartiles]" of pathnet's fastest backend against the baseline, a dash without one."""
+    """Return "median [quartiles]" of pathnet against the baseline, a dash without one."""
     if baseline not in result["ratios"]:
         return "-"
-    spread = result["ratios"][baseline][result["subject"]]
+    spread = result["ratios"][baseline][PATHNET]
     return f"{spread['median']:.2f}x [{spread['first_quartile']:.2f}, {spread['third_quartile']:.2f}]"
 
 
 def speed_table(run: dict) -> str:
-    """Return the times of every provider and the ratios of pathnet's fastest backend."""
-    rows = results(run, "speed")
-    ours = dict.fromkeys(name for row in rows for name in row["seconds"] if name.startswith("pathnet"))
-    columns = [NCHW, CHANNELS_LAST, COMPILED, *ours]
-    against = (CHANNELS_LAST, NCHW, ALL_BLOCKS, COMPILED)
+    """Return the times of every provider, pathnet's ratios, what ran and the bound."""
+    columns = [NCHW, CHANNELS_LAST, BFLOAT16, COMPILED, PATHNET]
+    against = {
+        CHANNELS_LAST: "channels-last",
+        NCHW: "NCHW",
+        ALL_BLOCKS: "all blocks",
+        BFLOAT16: "bf16",
+        COMPILED: "compile",
+    }
     lines = []
-    for row in rows:
+    for row in results(run, "speed"):
         seconds, bound = row["seconds"], row["bound"]
         times = [f"{1e3 * seconds[name]['median']:.1f}" if name in seconds else "-" for name in columns]
-        reached = bound["seconds"] / seconds[row["subject"]]["median"]
-        limit = f"{1e3 * bound['seconds']:.1f} ({bound['limited_by']})"
+        floors = ["-"] * 3
+        if bound:
+            reached = max(bound.values()) / seconds[PATHNET]["median"]
+            floors = [f"{1e3 * bound['arithmetic']:.1f}", f"{1e3 * bound['memory']:.1f}", f"{100 * reached:.0f} %"]
         ratios = [ratio(row, baseline) for baseline in against]
-        lines.append([title(row), *times, *ratios, limit, f"{100 * reached:.0f} %"])
-    short = {CHANNELS_LAST: "channels-last", NCHW: "NCHW", ALL_BLOCKS: "all blocks", COMPILED: "compile"}
-    return table(["case", *columns, *(f"against {short[name]}" for name in against), "bound", "reached"], lines)
+        lines.append([title(row), str(Ran(**row["ran"])), *times, *ratios, *floors])
+    floors = ["FMA floor", "byte floor", "reached"]
+    header = ["case", "ran", *columns, *(f"against {short}" for short in against.values()), *floors]
+    return table(header, lines, text_columns=2)
 
 
 def memory_table(run: dict) -> str:
@@ -121,42 +185,74 @@ def memory_table(run: dict) -> str:
     return table(["step", "who", "kept, MiB", *quantity, "peak, MiB", *quantity], lines, text_columns=2)
 
 
+def blocks_table(run: dict) -> str:
+    """Return what three blocks under each gate keep."""
+    rows = [(row["block"], who, kept) for row in results(run, "blocks") for who, kept in row["kept"].items()]
+    gates = list(dict.fromkeys(gate for _, _, kept in rows for gate in kept))
+    lines = [
+        [block, who, *(f"{kept[gate]:.3f}" if gate in kept else "-" for gate in gates)] for block, who, kept in rows
+    ]
+    return table(["blocks", "who", *gates], lines, text_columns=2)
+
+
+def predictions_table(run: dict) -> str:
+    """Return how many predictions of trained nets pathnet keeps."""
+    lines = [
+        [
+            row["net"],
+            row["precision"],
+            f"{row['agreeing']} of {row['images']} ({100 * row['agreeing'] / row['images']:.2f} %)",
+            *(f"{100 * row[who] / row['images']:.2f} %" for who in ("correct", "correct_eager")),
+            *(f"{row[who]:.1e}" for who in ("error", "error_eager")),
+        ]
+        for row in results(run, "predictions")
+    ]
+    header = ["net", "products", "as eager float32", "correct", "eager correct", "error", "error of eager float32"]
+    return table(header, lines, text_columns=2)
+
+
 def shortfalls(run: dict) -> list[str]:
-    """Return a sentence for each case in which a rival beats pathnet, and for each refusal of a backend."""
+    """Return a sentence for each case in which a rival beats pathnet or the reference ran, and what is missing."""
     sentences: list[str] = []
-    refusals: dict[str, int] = {}
     for row in results(run, "speed"):
         for rival in (CHANNELS_LAST, NCHW, COMPILED):
-            if rival in row["ratios"] and row["ratios"][rival][row["subject"]]["median"] < 1:
-                times = 1 / row["ratios"][rival][row["subject"]]["median"]
-                sentences.append(f"{title(row)}: {row['subject']} takes {times:.2f} times as long as {rival}.")
-        for sentence in row["refused"].values():
-            reason = sentence.partition(": ")[2]
-            refusals[reason] = refusals.get(reason, 0) + 1
-    return sentences + [f"Not run in {count} cases: {reason.rstrip('.')}." for reason, count in refusals.items()]
+            if rival in row["ratios"] and row["ratios"][rival][PATHNET]["median"] < 1:
+                times = 1 / row["ratios"][rival][PATHNET]["median"]
+                sentences.append(f"{title(row)}: pathnet takes {times:.2f} times as long as {rival}.")
+        fallen = row["ran"]["blocks"].get("reference", 0)
+        if fallen:
+            why = "; ".join(row["ran"]["refusals"])
+            sentences.append(f"{title(row)}: {fallen} blocks ran in plain PyTorch, since {why}.")
+    return sentences + [f"Not measured: {reason}" for reason in run["pathnet"]["not_available"]]
 
 
-def markdown(runs: list[dict], note: str = "") -> str:
-    """Return the whole page for runs that differ in their number of threads; memory does not depend on it."""
-    parts = [INTRODUCTION, environment(runs, note)]
+def markdown(runs: Sequence[dict], note: str = "") -> str:
+    """Return the whole page for runs that differ in threads or instruction set; memory is that of the first."""
+    runs = merge(runs)
+    parts = [INTRODUCTION, environment(runs, note), "## Ceilings\n", CEILINGS_NOTE, ceilings_table(runs)]
     for run in runs:
-        parts += [f"## Time, {threads(run)}\n", speed_table(run)]
-    parts += [
-        "## Memory of a training step\n",
-        MEMORY_NOTE,
-        memory_table(runs[0]),
-        "## What is not fast yet\n",
-    ]
+        if results(run, "speed"):
+            parts += [f"## Time, {setting(run)}\n", speed_table(run)]
+    sections = {
+        "memory": ("## Memory of a training step\n", MEMORY_NOTE, memory_table),
+        "blocks": ("## Memory of a block\n", BLOCKS_NOTE, blocks_table),
+        "predictions": ("## Predictions\n", PREDICTIONS_NOTE, predictions_table),
+    }
+    for kind, (heading, text, make) in sections.items():
+        having = [run for run in runs if results(run, kind)]
+        if having:
+            parts += [heading, text, make(having[0])]
+    parts.append("## What is not fast yet\n")
     for run in runs:
         slow = shortfalls(run) or ["Every case is faster than eager PyTorch and torch.compile."]
-        parts += [f"With {threads(run)}:\n", "\n".join(f"- {sentence}" for sentence in slow) + "\n"]
+        parts += [f"With {setting(run)}:\n", "\n".join(f"- {sentence}" for sentence in slow) + "\n"]
     return "\n".join(parts)
 
 
 def main() -> None:
     """Print the page and, with `--out`, write it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("results", type=Path, nargs="+", help="files written by --benchmark-json")
+    parser.add_argument("results", type=Path, nargs="+", help="files written by --benchmark-json, oldest first")
     parser.add_argument("--out", type=Path, help="file to write besides printing")
     parser.add_argument("--note", default="", help="a sentence about these runs, printed above the tables")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """Seconds of every case: plain PyTorch, torch.compile and pathnet in turns.
 
-The table that pytest-benchmark prints is pathnet's fastest backend alone; `pathnet bench` prints them all.
+The table that pytest-benchmark prints is pathnet alone; `pathnet bench` prints them all.
 """
 
 from __future__ import annotations
@@ -12,30 +12,34 @@ from torch._dynamo.utils import counters
 
 from benchmarks import agreement
 from benchmarks.bounds import Bound, count_work
+from benchmarks.ceilings import Ceilings
 from benchmarks.harness import Race
-from benchmarks.providers import ALL_BLOCKS, CHANNELS_LAST, COMPILED, NCHW, Shared, accepted_backends, rivals
+from benchmarks.providers import COMPILED, PATHNET, NotAvailableError, Shared, rivals
+from benchmarks.ran import what_ran
 
 
-def test_speed(benchmark, case, rounds, ceilings):
-    """Time the case; a backend that disagrees with the plain net fails here and gets no number."""
+def test_speed(benchmark, case, rounds, ceilings, compiled, not_available):
+    """Time the case; where pathnet disagrees with the plain net this fails and there is no number."""
     torch._dynamo.reset()
     counters.clear()
     shared = Shared.of(case)
-    ours, refused = accepted_backends(shared)
-    for name in ours:
-        agreement.check(case, name.removeprefix("pathnet "))
-    race = Race({name: provider.step for name, provider in (rivals(shared) | ours).items()})
+    try:
+        ours = shared.pathnet()
+    except NotAvailableError as reason:
+        not_available(str(reason))
+    agreement.check(case)
+    calls = {name: provider.step for name, provider in rivals(shared, compiled=compiled).items()}
+    race = Race({**calls, PATHNET: ours.step})
     race.warm_up(2)
+    ran = what_ran(case, ours)
     benchmark.pedantic(race.run_subject, setup=race.run_rivals, rounds=rounds)
     if COMPILED in race.calls:
         assert counters["stats"]["unique_graphs"] >= 1, "torch.compile must have compiled a graph, it ran eagerly"
-    bound = Bound.of(*count_work(case), ceilings)
-    baselines = [name for name in (NCHW, CHANNELS_LAST, ALL_BLOCKS, COMPILED) if name in race.calls]
+    bound = Bound.of(count_work(case), ceilings) if isinstance(ceilings, Ceilings) else None
     benchmark.extra_info.update(
         kind="speed",
         case=asdict(case),
-        subject=list(ours)[-1],
-        refused=refused,
-        bound=asdict(bound),
-        **race.summary(baselines),
+        ran=asdict(ran),
+        bound=bound and asdict(bound),
+        **race.summary(list(calls)),
     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import asdict
-
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import agreement, memory, providers, report
-from benchmarks.bounds import Bound, Ceilings, count_work
-from benchmarks.cases import EFFECTIVE, EVALUATION, RESTRICTED, TRAINING, Case
+import pathnet
+from benchmarks import agreement, ceilings, memory, predictions, providers, ran
+from benchmarks.bounds import Bound, Work, count_work
+from benchmarks.cases import EFFECTIVE, EVALUATION, INPUT_GRADIENT, RESTRICTED, SCALES, TRAINING, Case, names, select
+from benchmarks.ceilings import Ceilings
 from benchmarks.harness import Race, Spread
-from pathnet.cli import bench
+from pathnet import extension
 
 WORKS = (EVALUATION, TRAINING, RESTRICTED, EFFECTIVE)
 
@@ -47,30 +47,106 @@ def test_rivals_rotate_and_the_subject_comes_last():
     assert "".join(order) == "abc" + "abc" + "bac"
 
 
-def test_bound_is_the_larger_of_both_ceilings():
-    ceilings = Ceilings(flops_per_second=100.0, bytes_per_second=10.0)
-    assert Bound.of(1000, 50, ceilings) == Bound(1000, 50, 10.0, "arithmetic")
-    assert Bound.of(1000, 500, ceilings) == Bound(1000, 500, 50.0, "memory")
+def test_names_of_rows_are_unique_and_found():
+    for cases in SCALES.values():
+        known = names(cases)
+        assert len(set(known)) == len(known)
+    known = names(SCALES["default"])
+    assert select(known, ["eval", "preact-t*"]) == {"eval", "preact-train"}
+    assert {"eval-bf16", "eval-batch1", "input-grad", "resnet50-train", "memory-restricted"} <= set(known)
+    with pytest.raises(ValueError, match=r"got evil; there are eval, train"):
+        select(known, ["eval", "evil"])
+
+
+def test_floors_of_known_work():
+    machine = Ceilings(100.0, {"DRAM read": 10.0, "DRAM write": 1.0, "DRAM stream": 5.0})
+    assert Bound.of(Work(1000, 20, 30), machine) == Bound(arithmetic=10.0, memory=2.0 + 6.0)
 
 
 def test_work_of_a_stage_by_hand():
     """Two blocks of two 3x3 convolutions, 16 channels at 32 x 32; a backward costs each of them twice."""
-    images, plane = 5, 16 * 32 * 32 * 4
-    flops = 4 * 2 * 9 * 16 * 16 * 32 * 32 * images
+    images, plane = 5, 5 * 16 * 32 * 32 * 4
+    multiply_adds = 4 * 36 * 16 * 16 * 8 * 8 * images
     parameters = 4 * (4 * 9 * 16 * 16 + 4 * 2 * 16)
     evaluation = count_work(Case(14, "basic", EVALUATION, images, stage=1))
-    training = count_work(Case(14, "basic", TRAINING, images, stage=1))
-    assert evaluation == (flops, 2 * images * plane + parameters)
-    assert training == (3 * flops, 2 * images * plane + 6 * parameters + 2 * 4 * images * plane)
+    assert evaluation == Work(multiply_adds, plane + parameters, plane)
+    basic, preact = (count_work(Case(14, block, TRAINING, images, stage=1)) for block in ("basic", "preact"))
+    norms = 4  # read 1 + 2 + 1, written 1 + 1
+    read, written = norms * 4 * plane + 4 * parameters + plane, norms * 2 * plane + 3 * parameters + 2 * plane
+    assert basic == Work(3 * multiply_adds, read + 2 * 3 * plane, written + 2 * plane)
+    assert preact == Work(3 * multiply_adds, read + 2 * 2 * plane, written + 2 * plane)
+
+
+def test_work_of_layers_that_winograd_does_not_serve():
+    """A strided block: the first convolution is direct, as are the stem of an ImageNet net and every 1x1."""
+    strided = count_work(Case(8, "basic", EVALUATION, 1, stage=2)).multiply_adds
+    assert strided == 9 * 16 * 32 * 16 * 16 + 36 * 32 * 32 * 4 * 4
+    seven = count_work(Case(18, "imagenet", EVALUATION, 1, 224))  # 7 x 7 outputs: four tiles for 49
+    assert seven.multiply_adds < 1.82e9 / 2
 
 
 @pytest.mark.parametrize("block", ["basic", "preact"])
 def test_work_of_steps_by_paths(block):
     """A FORWARD block saves its backward (2 of 3 units), an OFF block its forward too (3 of 3)."""
-    flops = {work: count_work(Case(110, block, work, 2))[0] for work in WORKS}
-    saved_by_forward, saved_by_off = (flops[TRAINING] - flops[work] for work in (RESTRICTED, EFFECTIVE))
-    assert 0 < flops[EVALUATION] < flops[EFFECTIVE] < flops[RESTRICTED]
+    works = {work: count_work(Case(110, block, work, 2)) for work in (*WORKS, INPUT_GRADIENT)}
+    sums = {work: counted.multiply_adds for work, counted in works.items()}
+    saved_by_forward, saved_by_off = (sums[TRAINING] - sums[work] for work in (RESTRICTED, EFFECTIVE))
+    assert 0 < sums[EVALUATION] < sums[EFFECTIVE] < sums[RESTRICTED]
     assert 3 * saved_by_forward == 2 * saved_by_off
+    assert sums[INPUT_GRADIENT] == 2 * sums[EVALUATION]
+    assert works[INPUT_GRADIENT].read == works[EVALUATION].read < works[EFFECTIVE].read < works[RESTRICTED].read
+
+
+def test_ceilings_are_measured(monkeypatch):
+    monkeypatch.setattr(ceilings, "working_sets", lambda caches: {"L1": 8 << 10, "DRAM": 1 << 20})
+    machine = ceilings.measure.__wrapped__(2)
+    assert isinstance(machine, Ceilings), machine
+    assert 1e8 < machine.multiply_adds < 1e13
+    assert set(machine.bytes_per_second) == {"L1 read", "L1 write", "DRAM read", "DRAM write", "DRAM stream"}
+    assert machine.read > 0 and machine.write == max(machine.bytes_per_second[f"DRAM {w}"] for w in ("write", "stream"))
+
+
+@pytest.mark.parametrize(("compiler", "words"), [("no-such-c++", "there is no C++ compiler"), ("false", "failed")])
+def test_without_ceilings_there_is_a_sentence(monkeypatch, compiler, words):
+    monkeypatch.setenv("CXX", compiler)
+    reason = ceilings.measure.__wrapped__(1)
+    assert isinstance(reason, str) and reason.startswith("The ceilings were not measured: ") and words in reason
+
+
+def test_cache_sizes_come_from_the_system(tmp_path):
+    for index, (level, kind, size) in enumerate(
+        [(1, "Data", "48K"), (1, "Instruction", "32K"), (2, "Unified", "2048K")]
+    ):
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        for name, value in (("level", level), ("type", kind), ("size", size)):
+            (folder / name).write_text(f"{value}\n")
+    sizes = ceilings.cache_sizes(tmp_path)
+    assert sizes == {"L1": 48 << 10, "L2": 2 << 20, "L3": ceilings.USUAL["L3"]}
+    assert ceilings.working_sets(sizes) == {"L1": 24 << 10, "L2": 1 << 20, "L3": 16 << 20, "DRAM": 256 << 20}
+
+
+def test_what_ran_shows_a_fall_back():
+    for case in (Case(8, "basic", EVALUATION, 2, 8), Case(8, "basic", EVALUATION, 2, 32, stage=2)):
+        blocks, convolutions = (3, 7) if case.stage is None else (1, 2)
+        shared = providers.Shared.of(case)
+        found = ran.what_ran(case, shared.pathnet())
+        assert sum(found.blocks.values()) == blocks and bool(found.ops) == extension.available()
+        with pathnet.use_backend("reference"):
+            found = ran.what_ran(case, shared.pathnet())
+        assert (found.blocks, found.ops, found.convolutions) == ({"reference": blocks}, {}, convolutions)
+        assert str(found) == f"reference {blocks} (no op of pathnet, {convolutions} x convolution of PyTorch)"
+
+
+def test_a_precision_that_does_not_exist_is_a_sentence(monkeypatch):
+    def refuse(*args, **settings):
+        raise ValueError("precision must be one of None")
+
+    monkeypatch.setattr(pathnet, "PathResNet", refuse)
+    with pytest.raises(providers.NotAvailableError, match=r"bf16 products: precision must be"):
+        providers.pathnet_net(Case(8, "basic", EVALUATION, 2, precision="bf16"))
+    with pytest.raises(ValueError, match="precision must be"):
+        providers.pathnet_net(Case(8, "basic", EVALUATION, 2))
 
 
 def test_saved_bytes_counts_storages_once_and_no_parameter():
@@ -102,9 +178,18 @@ def test_steps_by_paths_need_less_memory_than_the_full_step():
     assert saved[EFFECTIVE] < saved[RESTRICTED] < saved[TRAINING]
 
 
+def test_memory_by_gates_of_plain_blocks():
+    """A plain FULL block keeps four activations (and its batch statistics); under `no_grad` only what ReLU keeps."""
+    basic, preact = (memory.kept_by_gates(block, 2, 8)[providers.CHANNELS_LAST] for block in ("basic", "preact"))
+    statistics = 3 * 4 * 16 * 4 / (2 * 16 * 8 * 8 * 4)
+    assert basic == {"OFF": 0.0, "FULL": 12 + statistics, "FORWARD": 3.0}
+    assert preact == {"OFF": 0.0, "FULL": 12 + statistics, "FORWARD": 0.0}
+
+
 AGREEING = [Case(110, block, work, 2, size=8) for block in ("basic", "preact") for work in (RESTRICTED, EFFECTIVE)]
 AGREEING += [Case(14, block, work, 4, size=8) for block in ("basic", "preact") for work in (EVALUATION, TRAINING)]
 AGREEING += [Case(14, block, TRAINING, 4, 8, stage) for block in ("basic", "preact") for stage in (1, 2)]
+AGREEING += [Case(14, block, INPUT_GRADIENT, 4, 8) for block in ("basic", "preact")]
 AGREEING += [Case(depth, "imagenet", TRAINING, 4, 32) for depth in (18, 50)]
 
 
@@ -118,7 +203,7 @@ def test_disagreement_gets_no_number(monkeypatch):
     case = Case(14, "basic", TRAINING, 4, size=8)
     wrong = lambda case, module: lambda x: module(x) * 1.001  # noqa: E731 - one expression is the whole fake
     monkeypatch.setattr(providers, "pathnet_forward", wrong)
-    with pytest.raises(AssertionError, match="output of reference"):
+    with pytest.raises(AssertionError, match=r"output of pathnet \(reference\)"):
         agreement.check(case, "reference")
 
 
@@ -129,67 +214,20 @@ def test_an_extra_gradient_gets_no_number(monkeypatch):
         agreement.check(case, "reference")
 
 
-def _run(ratio: float) -> dict:
-    """What pytest-benchmark leaves of a case in which the reference has this ratio to eager channels-last."""
-    spread = asdict(Spread.of([ratio]))
-    seconds = {
-        providers.CHANNELS_LAST: asdict(Spread.of([ratio])),
-        "pathnet reference": asdict(Spread.of([1.0])),
-    }
-    speed = {
-        "kind": "speed",
-        "case": asdict(Case(20, "basic", EVALUATION, 8)),
-        "subject": "pathnet reference",
-        "refused": {"cpu": "cpu cannot run stage_train: no kernel."},
-        "bound": asdict(Bound(1, 1, 0.25, "arithmetic")),
-        "seconds": seconds,
-        "ratios": {providers.CHANNELS_LAST: {"pathnet reference": spread}},
-    }
-    kept = {providers.CHANNELS_LAST: {"saved": 4 << 20, "peak": 8 << 20}}
-    kept["pathnet reference"] = {"saved": 3 << 20, "peak": 8 << 20}
-    space = {"kind": "memory", "case": asdict(Case(20, "basic", TRAINING, 8)), "bytes": kept}
-    return {
-        "machine_info": {
-            "cpu": {"brand_raw": "A CPU", "count": 2},
-            "python_version": "3.11",
-            "system": "Linux",
-        },
-        "commit_info": {"id": "0123456789abcdef", "dirty": True},
-        "datetime": "2026-01-02T03:04:05",
-        "pathnet": {
-            "scale": "quick",
-            "threads": 1,
-            "torch": "2.13",
-            "cpu_capability": "AVX2",
-            "ceilings": {"flops_per_second": 1e11, "bytes_per_second": 2e10},
-        },
-        "benchmarks": [{"extra_info": speed}, {"extra_info": space}],
-    }
+def test_predictions_of_weights_from_a_file(tmp_path):
+    trained = predictions.Trained(8, tmp_path / "weights.pth")
+    torch.save(providers.pathnet_net(Case(8, "basic", EVALUATION, 2)).state_dict(), trained.file)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (100, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", x=images, y=np.arange(100, dtype=np.uint8) % 10)
+    data = predictions.load_images(tmp_path / "images.npz")
+    assert data[0].shape == (100, 3, 32, 32) and torch.bincount(data[1]).tolist() == [10] * 10
+    figures = predictions.compare(predictions.Trained.parse(f"8={trained.file}"), None, data)
+    assert figures["agreeing"] == figures["images"] == 100 and figures["correct"] == figures["correct_eager"]
+    assert 0 < figures["error_eager"] < 1e-5 and figures["error"] < 4 * figures["error_eager"]
 
 
-def test_report_says_in_words_what_is_slower():
-    page = report.markdown([_run(0.5)])
-    assert "pathnet reference takes 2.00 times as long as eager channels-last" in page
-    assert "0.50x [0.50, 0.50]" in page and "0.75x" in page and "25 %" in page
-    assert "0123456789ab with uncommitted changes" in page and "Not run in 1 cases: no kernel." in page
-    assert "times as long" not in report.markdown([_run(1.5)])
-
-
-def test_bench_outside_a_checkout_is_one_sentence(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench, "CHECKOUT", tmp_path)
-    assert bench.run(_arguments([])) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("pathnet bench needs a checkout") and error.count("\n") == 1
-
-
-@pytest.mark.parametrize("wrong", ["0", "-1", "two"])
-def test_bench_refuses_thread_counts(wrong, capsys):
-    with pytest.raises(SystemExit):
-        _arguments(["--threads", wrong])
-    assert "whole number of threads" in capsys.readouterr().err
-
-
-def _arguments(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
-    return parser.parse_args(words)
+@pytest.mark.parametrize("wrong", ["weights.pth", "x=weights.pth", "20=", "20=no/such/file"])
+def test_weights_need_a_depth_and_a_file(wrong):
+    with pytest.raises(ValueError, match="must be DEPTH=FILE"):
+        predictions.Trained.parse(wrong)
