@@ -1,0 +1,101 @@
+#pragma once
+// Batch-sized values of a training step, and the loops that share their images out to threads.
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "stage_train_plan.h"
+
+namespace pathnet::train {
+
+inline float* data(const Tensor& tensor) { return static_cast<float*>(tensor.data_ptr()); }
+
+// Memory for batches [images, blocks, height, width, 16], used again when nobody holds it any more.
+class Pool {
+ public:
+  using Batch = std::shared_ptr<Tensor>;
+  Pool(const char* op, int64_t images) : op_(op), images_(images) {}
+  Batch take(const Extent& extent);
+
+ private:
+  const char* op_;
+  int64_t images_;
+  std::map<int64_t, std::vector<Tensor>> free_;
+};
+using Batch = Pool::Batch;
+inline float* data(const Batch& batch) { return batch == nullptr ? nullptr : data(*batch); }
+
+// One bit for each value of a batch: [images, blocks, height, width] 16-bit words.
+Batch new_bits(const char* op, int64_t images, const Extent& extent);
+inline uint16_t* bits(const Batch& batch) {
+  return batch == nullptr ? nullptr : static_cast<uint16_t*>(batch->data_ptr());
+}
+
+// A tensor [N, C, H, W] of any layout to a batch and back, zeros in the channels that only fill a
+// block. `alive` cuts the values whose bit is not set.
+void to_batch(const Tensor& x, const Extent& extent, float* batch);
+void from_batch(const float* batch, const Extent& extent, const uint16_t* alive, const Tensor& x);
+
+// Images that a pass takes through the cache together: enough tiles for its panels. It depends on
+// the shape alone, as do the chunks below, so that sums are formed in the same order on any number
+// of threads.
+int64_t group_images(const Extent& extent);
+
+// The largest of what any block of the plan needs, in floats.
+int64_t workspace_floats(const Plan& plan);
+int64_t weight_floats(const Plan& plan);  // of one convolution, transformed
+int64_t widest(const Plan& plan);         // channels of one norm
+
+// Threads' scratch memory for passes.
+class Workers {
+ public:
+  Workers(const char* op, int64_t floats_each);
+
+  // Calls pass(first, count, workspace) for all groups of images.
+  template <typename Pass>
+  void for_groups(int64_t images, int64_t group, const Pass& pass) const {
+    share(divide_up(images, group), [&](int64_t i, float* workspace) {
+      pass(i * group, std::min(group, images - i * group), workspace);
+    });
+  }
+
+  // Calls body(i, workspace) once for i = 0 ... count - 1.
+  template <typename Body>
+  void share(int64_t count, const Body& body) const {
+    std::atomic<int64_t> next{0};
+    const int64_t workers = std::min(workers_, count);
+    torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t worker = begin; worker < end; ++worker)
+        for (int64_t i; (i = next++) < count;) body(i, data(memory_) + worker * floats_);
+    });
+  }
+
+ private:
+  int64_t workers_, floats_;
+  Tensor memory_;
+};
+
+// Calls visit(phase, taps) for the one convolution of stride 1, or for the four phases of stride 2.
+template <typename Visit>
+void for_phases(int64_t stride, const Visit& visit) {
+  if (stride == 1) return visit(0, kPlainTaps);
+  for (int phase = 0; phase < 4; ++phase) visit(phase, phase_taps(phase / 2, phase % 2));
+}
+
+// The weights of a convolution in the Winograd domain: of the forward, or of the backward, which
+// takes output channels in and gives input channels.
+class TransformedWeights {
+ public:
+  TransformedWeights(const char* op, int64_t floats);
+  const float* forward(const Tensor& weight, int64_t stride);
+  const float* backward(const Tensor& weight, int64_t stride);
+
+ private:
+  Tensor memory_;
+};
+
+}  // namespace pathnet::train

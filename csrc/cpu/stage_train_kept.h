@@ -1,0 +1,30 @@
+#pragma once
+// What the forward of a run of blocks keeps for its backward, in the order in which it stands in
+// the op's list `saved`. A batch stands there blocked (train_kernels.h).
+#include "stage_train_batch.h"
+#include "stage_train_norm.h"
+
+namespace pathnet::train {
+
+struct KeptBlock {
+  // FORWARD blocks keep none of these. The block's input x: what conv1's weight gradient reads, and
+  // a pre-activation block's first norm. u[0] and u[1]: what the norms read beside, u[i] is conv
+  // i's output; a pre-activation block needs only u[0].
+  Batch x, u[2];
+  Batch alive;  // where the run from this block's value on to the next kept block lives
+};
+
+struct Kept {
+  Tensor norms;  // [2 * blocks, NormState::kRows, widest norm]
+  Batch alive;   // of the FORWARD run that comes first, if one does
+  std::vector<KeptBlock> blocks;
+};
+
+bool keeps_x(const Block& block);
+NormState norm_state(const Plan& plan, const Kept& kept, int64_t block, int norm);
+
+Kept new_kept(const Plan& plan);
+std::vector<Tensor> to_list(const Plan& plan, const Kept& kept);
+Kept from_list(const Plan& plan, const std::vector<Tensor>& saved);
+
+}  // namespace pathnet::train

@@ -1,0 +1,133 @@
+#include "stage_train_plan.h"
+
+namespace pathnet::train {
+namespace {
+
+constexpr int64_t kMaxSide = int64_t{1} << 15;  // of height, width and channels
+constexpr int64_t kMaxFloats = int64_t{1} << 40;
+
+void check_count(const char* op, const char* name, size_t count, size_t wanted) {
+  check(count == wanted, op, ": ", name, " must hold ", wanted, " values for these blocks, got ",
+        count, '.');
+}
+
+class Reader {
+ public:
+  Reader(const char* op, const Arguments& arguments) : op_(op), from_(arguments) {}
+
+  Tensor weight(int64_t in_channels) {
+    const std::string name = std::string(op_) + ": weights[" + std::to_string(weight_) + "]";
+    const Tensor& weight = from_.weights[weight_++];
+    check_cpu(weight, ScalarType::Float, name);
+    check(weight.dim() == 4, name, " must have 4 dimensions, but its shape is ",
+          to_string(weight.sizes()), '.');
+    const int64_t out_channels = weight.size(0);
+    check(out_channels >= 1 && out_channels <= kMaxSide, name, " must have 1 to ", kMaxSide,
+          " output channels, got ", out_channels, '.');
+    check_shape(weight, {out_channels, in_channels, 3, 3}, name);
+    return weight;
+  }
+
+  Norm norm(int64_t channels) {
+    const std::string name = std::string(op_) + ": batch norm " + std::to_string(norm_) + "'s ";
+    const auto read = [&](const Tensor& tensor, const char* part) {
+      check_cpu(tensor, ScalarType::Float, name + part);
+      check_shape(tensor, {channels}, name + part);
+      return tensor;
+    };
+    Norm norm;
+    norm.weight = read(from_.norms[2 * norm_], "weight");
+    norm.bias = read(from_.norms[2 * norm_ + 1], "bias");
+    norm.mean = read(from_.running[2 * norm_], "running mean");
+    norm.var = read(from_.running[2 * norm_ + 1], "running variance");
+    norm.batch_stats = from_.norm_flags[2 * norm_];
+    norm.update = from_.norm_flags[2 * norm_ + 1];
+    norm.eps = from_.norm_constants[2 * norm_];
+    norm.momentum = from_.norm_constants[2 * norm_ + 1];
+    ++norm_;
+    return norm;
+  }
+
+ private:
+  const char* op_;
+  const Arguments& from_;
+  size_t weight_ = 0, norm_ = 0;
+};
+
+void read_layers(Block& block, int64_t in_channels, Reader& reader) {
+  if (block.preact) block.norms[0] = reader.norm(in_channels);
+  block.weights[0] = reader.weight(in_channels);
+  const int64_t channels = block.weights[0].size(0);
+  block.norms[block.preact ? 1 : 0] = reader.norm(channels);
+  block.weights[1] = reader.weight(channels);
+  check(block.weights[1].size(0) == channels,
+        "a block's two convolutions must have equal output channels, but they have ", channels,
+        " and ", block.weights[1].size(0), '.');
+  if (!block.preact) block.norms[1] = reader.norm(channels);
+}
+
+Block read_block(const char* op, int64_t index, const int64_t* integers, double scale,
+                 const Extent& in, int64_t in_channels, bool has_skip, Reader& reader) {
+  check(integers[0] == 0 || integers[0] == 1, op, ": blocks must give form 0 or 1 for block ",
+        index, ", got ", integers[0], '.');
+  check(integers[1] == 1 || integers[1] == 2, op, ": blocks must give stride 1 or 2 for block ",
+        index, ", got ", integers[1], '.');
+  check(integers[2] >= 1 && integers[2] <= 4, op, ": blocks must give a gate of 1 to 4 for block ",
+        index, ", got ", integers[2], ": blocks that are OFF are left out.");
+  Block block;
+  block.preact = integers[0] == 1;
+  block.stride = integers[1];
+  block.gate = static_cast<Gate>(integers[2]);
+  block.scale = static_cast<float>(scale);
+  block.in = in;
+  check(block.stride == 1 || (in.height % 2 == 0 && in.width % 2 == 0), op,
+        ": a block of stride 2 needs an even height and width, got ", in.height, " x ", in.width,
+        '.');
+  read_layers(block, in_channels, reader);
+  block.out = {in.height / block.stride, in.width / block.stride,
+               blocks_of(block.weights[1].size(0))};
+  const bool same = block.stride == 1 && block.weights[1].size(0) == in_channels;
+  check(same || (has_skip && index == 0), op, ": block ", index,
+        " changes the shape, so it must come first, with its shortcut as `skip`.");
+  return block;
+}
+
+}  // namespace
+
+Plan read_plan(const char* op, const Arguments& from, bool has_skip) {
+  check_cpu(from.x, ScalarType::Float, std::string(op) + ": x");
+  check(from.x.dim() == 4, op, ": x must have shape [N, C, H, W], but it has ",
+        to_string(from.x.sizes()), '.');
+  for (int64_t d = 1; d < 4; ++d)
+    check(from.x.size(d) >= 1 && from.x.size(d) <= kMaxSide, op,
+          ": x must have C, H and W of 1 to ", kMaxSide, ", but its shape is ",
+          to_string(from.x.sizes()), '.');
+  const size_t count = from.blocks.size() / 3;
+  check(count >= 1 && from.blocks.size() == 3 * count, op,
+        ": blocks must hold three integers for each of at least one block, got ",
+        from.blocks.size(), '.');
+  check_count(op, "weights", from.weights.size(), 2 * count);
+  check_count(op, "norms", from.norms.size(), 4 * count);
+  check_count(op, "running", from.running.size(), 4 * count);
+  check_count(op, "scales", from.scales.size(), count);
+  check_count(op, "norm_flags", from.norm_flags.size(), 4 * count);
+  check_count(op, "norm_constants", from.norm_constants.size(), 4 * count);
+
+  Plan plan{op, from.x.size(0), {}};
+  Reader reader(op, from);
+  Extent in{from.x.size(2), from.x.size(3), blocks_of(from.x.size(1))};
+  int64_t channels = from.x.size(1);
+  for (size_t b = 0; b < count; ++b) {
+    plan.blocks.push_back(
+        read_block(op, b, &from.blocks[3 * b], from.scales[b], in, channels, has_skip, reader));
+    const Block& block = plan.blocks.back();
+    check(block.preact == plan.preact(), op, ": blocks must all have the form of the first.");
+    in = block.out;
+    channels = block.weights[1].size(0);
+    check(plan.images * std::max(block.in.floats(), in.floats()) <= kMaxFloats, op, ": x of shape ",
+          to_string(from.x.sizes()), " is too large. Use fewer or smaller images.");
+  }
+  return plan;
+}
+
+}  // namespace pathnet::train

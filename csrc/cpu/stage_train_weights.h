@@ -1,0 +1,33 @@
+#pragma once
+// The gradient of a convolution's weights from chunks of the batch, each summed up by one thread.
+#include "stage_train_batch.h"
+
+namespace pathnet::train {
+
+// Chunks of the batch: as many as threads can share, few enough that merging them costs little.
+// Their number depends on the shape alone.
+struct Chunks {
+  static constexpr int64_t kMost = 8;
+  int64_t group, images, count;
+  Chunks(int64_t batch, const Extent& extent)
+      : group(group_images(extent)),
+        images(group * divide_up(divide_up(batch, group), kMost)),
+        count(divide_up(batch, images)) {}
+};
+
+class WeightGradients {
+ public:
+  WeightGradients(const Plan& plan);
+
+  // Where the chunk's sums stand, and what turns them into that chunk's part.
+  float* part(int64_t chunk, const BackwardConv& pass) const;
+
+  // Adds the parts up in the order of the chunks: a gradient like `weight`.
+  Tensor merge(const Tensor& weight, const BackwardConv& pass, int64_t chunks) const;
+
+ private:
+  const char* op_;
+  Tensor parts_;
+};
+
+}  // namespace pathnet::train

@@ -1,0 +1,14 @@
+// The passes of a training step for AVX2 with FMA: 16 registers of 8 floats.
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "train_kernels.h"  // before the pragma: inline functions that are shared with other files
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#pragma GCC target("avx2,fma")
+#define PATHNET_LANES 8
+#define PATHNET_TABLE kAvx2TrainKernels
+#include "train_passes.h"
+#endif

@@ -1,0 +1,151 @@
+// How batch-sized values come into the zero-bordered images that a convolution reads, each read
+// once: a batch norm with ReLU, the merge of a block's branch with its shortcut, or the backward
+// of a batch norm.
+#pragma once
+#include "simd.h"
+#include "train_kernels.h"
+
+namespace pathnet {
+namespace {
+
+// Writes value(block, r, at) for every pixel into `image`, where `at` is the place in the batch;
+// of stride 2, into the four phases x[2i + a][2j + b], block by block.
+template <typename Value>
+PATHNET_INLINE void fill(const Extent& extent, int64_t stride, int64_t index, const Image& image,
+                         Value& value) {
+  int64_t at = index * extent.floats();
+  const int64_t phases = stride == 1 ? 0 : 1;
+  for (int64_t b = 0; b < extent.blocks; ++b) {
+    value.begin(b);
+    for (int64_t i = 0; i < extent.height; ++i) {
+      const int64_t block = stride == 1 ? b : i % 2 * 2 * extent.blocks + b;
+      float* rows[2] = {image.at(block, i / stride, 0), nullptr};
+      if (phases) rows[1] = image.at(block + extent.blocks, i / stride, 0);
+      for (int64_t j = 0; j < extent.width; ++j, at += kBlock) {
+        float* pixel = rows[j & phases] + (j >> phases) * kBlock;
+        unsigned alive = 0;
+        for (int r = 0; r < kRegisters; ++r) {
+          const Vector v = value(r, at + r * kLanes);
+          store(pixel + r * kLanes, v);
+          if constexpr (Value::kBits) alive |= positive(v) << (r * kLanes);
+        }
+        if constexpr (Value::kBits) value.keep_alive(at / kBlock, alive);
+      }
+    }
+  }
+}
+
+// The values of one block of channels.
+struct Channels {
+  Vector of[kRegisters];
+  PATHNET_INLINE void read(const float* values, int64_t block) {
+    for (int r = 0; r < kRegisters; ++r) of[r] = load(values + block * kBlock + r * kLanes);
+  }
+};
+
+struct Copied {
+  static constexpr bool kBits = false;
+  const float* in;
+  void begin(int64_t) {}
+  PATHNET_INLINE Vector operator()(int, int64_t at) const { return load(in + at); }
+};
+
+struct Activated {
+  static constexpr bool kBits = false;
+  const float* in;
+  AffineRelu before;
+  Channels scale{}, shift{};
+  PATHNET_INLINE void begin(int64_t b) { scale.read(before.scale, b), shift.read(before.shift, b); }
+  PATHNET_INLINE Vector operator()(int r, int64_t at) const {
+    return relu(load(in + at) * scale.of[r] + shift.of[r]);
+  }
+};
+
+// The value of a block, ReLU(scale * u + shift + skip), kept with the bits that say where it lives.
+struct Merged {
+  static constexpr bool kBits = true;
+  const ForwardConv& pass;
+  Channels scale{}, shift{};
+  PATHNET_INLINE void begin(int64_t b) {
+    scale.read(pass.before.scale, b), shift.read(pass.before.shift, b);
+  }
+  PATHNET_INLINE Vector operator()(int r, int64_t at) const {
+    const Vector v = relu(load(pass.in + at) * scale.of[r] + shift.of[r] + load(pass.skip + at));
+    stream(pass.merged + at, v);
+    return v;
+  }
+  PATHNET_INLINE void keep_alive(int64_t pixel, unsigned bits) const {
+    if (pass.alive == nullptr) return;
+    pass.alive[pixel] = static_cast<uint16_t>(pass.alive_is_set ? bits & pass.alive[pixel] : bits);
+  }
+};
+
+inline void fill_input(const float* in, const AffineRelu& before, const Extent& extent,
+                       int64_t stride, int64_t index, const Image& image) {
+  if (before.scale == nullptr) {
+    Copied value{in};
+    return fill(extent, stride, index, image, value);
+  }
+  Activated value{in, before};
+  fill(extent, stride, index, image, value);
+}
+
+inline void fill_forward(const ForwardConv& pass, int64_t index, const Image& image) {
+  if (pass.skip == nullptr)
+    return fill_input(pass.in, pass.before, pass.in_extent, pass.stride, index, image);
+  Merged value{pass};
+  fill(pass.in_extent, pass.stride, index, image, value);
+}
+
+// d = a * g + b * u + c
+struct Normed {
+  static constexpr bool kBits = false;
+  const NormGradient& gradient;
+  Channels a{}, b{}, c{};
+  PATHNET_INLINE void begin(int64_t block) {
+    a.read(gradient.a, block), b.read(gradient.b, block), c.read(gradient.c, block);
+  }
+  PATHNET_INLINE Vector operator()(int r, int64_t at) const {
+    return a.of[r] * load(gradient.g + at) + (b.of[r] * load(gradient.u + at) + c.of[r]);
+  }
+};
+
+// factor * g
+struct Scaled {
+  static constexpr bool kBits = false;
+  const float* g;
+  float factor;
+  void begin(int64_t) {}
+  PATHNET_INLINE Vector operator()(int, int64_t at) const { return factor * load(g + at); }
+};
+
+// The gradient of a pre-activation block's value: what passes it on the shortcut and what came
+// through the branch of the block after it, kept for the block before.
+struct MergedGradient {
+  static constexpr bool kBits = false;
+  const BackwardConv& pass;
+  Normed through{pass.gradient};
+  void begin(int64_t block) { through.begin(block); }
+  PATHNET_INLINE Vector operator()(int r, int64_t at) const {
+    Vector g = through(r, at);
+    if (pass.passed_on != nullptr) g += load(pass.passed_on + at);
+    stream(pass.merged + at, g);
+    return pass.factor * g;
+  }
+};
+
+inline void fill_backward(const BackwardConv& pass, int64_t index, const Image& image) {
+  if (pass.merged != nullptr) {
+    MergedGradient value{pass};
+    return fill(pass.out_extent, 1, index, image, value);
+  }
+  if (pass.gradient.a == nullptr) {
+    Scaled value{pass.gradient.g, pass.factor};
+    return fill(pass.out_extent, 1, index, image, value);
+  }
+  Normed value{pass.gradient};
+  fill(pass.out_extent, 1, index, image, value);
+}
+
+}  // namespace
+}  // namespace pathnet
