@@ -33,8 +33,8 @@ typedef float Vec __attribute__((vector_size(4 * kLanes)));
 
 constexpr double kSeconds = 0.4;  // of repeats, of which the best counts: a ceiling is undisturbed
 constexpr int kLeastRepeats = 3;
-constexpr long kBytesARepeat = 200L << 20;  // hides the start of the threads
-constexpr long kStepsARepeat = 1L << 22;
+constexpr long kBytesARepeat = 64L << 20;  // long beside the end of a thread, short beside
+constexpr long kStepsARepeat = 1L << 19;   // the turn of another process: about 1 ms
 
 // Keeps the compiler from removing work whose result nobody reads, or from doing it once for all.
 inline void keep(const void* memory) { asm volatile("" : : "r"(memory) : "memory"); }

@@ -28,6 +28,11 @@ class Ceilings:
     multiply_adds: float
     bytes_per_second: dict[str, float]
 
+    def best_of(self, other: Ceilings) -> Ceilings:
+        """Return the higher of each figure: other work on the machine only ever lowers them."""
+        figures = {level: max(value, other.bytes_per_second[level]) for level, value in self.bytes_per_second.items()}
+        return Ceilings(max(self.multiply_adds, other.multiply_adds), figures)
+
     @property
     def read(self) -> float:
         """Bytes a second out of memory."""

@@ -10,8 +10,8 @@ from typing import NoReturn
 import pytest
 import torch
 
-from benchmarks import ceilings as machine
 from benchmarks.cases import ROUNDS, SCALES, names, select
+from benchmarks.ceilings import instructions, measure
 from benchmarks.predictions import Trained, load_images
 
 CHOSEN = pytest.StashKey[set[str]]()  # names of what is measured
@@ -72,12 +72,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def ceilings() -> machine.Ceilings | str:
-    """What this machine can do at best, measured once a run, or why that is unknown."""
-    return machine.measure()
-
-
-@pytest.fixture(scope="session")
 def images(pytestconfig: pytest.Config) -> tuple[torch.Tensor, torch.Tensor]:
     """Real images and their classes."""
     return load_images(pytestconfig.getoption("--images"))
@@ -106,12 +100,12 @@ def not_available(pytestconfig: pytest.Config) -> Callable[[str], NoReturn]:
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list, output_json: dict) -> None:
     """Add what a reader needs to judge the figures."""
-    ceilings = machine.measure()
+    ceilings = measure()
     output_json["pathnet"] = {
         "scale": config.getoption("scale"),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "instructions": machine.instructions(),
+        "instructions": instructions(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "ceilings": ceilings if isinstance(ceilings, str) else asdict(ceilings),
         "not_available": config.stash[REASONS],

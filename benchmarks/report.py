@@ -1,17 +1,21 @@
 """Turns files of `pytest benchmarks/ --benchmark-json` into docs/benchmarks.md.
 
 Files with the same number of threads and the same instruction set are one run: of rows that occur twice the later
-file's stands. So the table can be measured row by row.
+file's stands, and of ceilings the highest. So the table can be measured row by row.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.bounds import Bound, Work
 from benchmarks.cases import Case
+from benchmarks.ceilings import Ceilings
 from benchmarks.providers import ALL_BLOCKS, BFLOAT16, CHANNELS_LAST, COMPILED, NCHW, PATHNET
 from benchmarks.ran import Ran
 
@@ -77,10 +81,19 @@ def merge(runs: Sequence[dict]) -> list[dict]:
 def _merged(group: list[dict]) -> dict:
     merged = {**group[-1], "pathnet": dict(group[-1]["pathnet"])}
     merged["benchmarks"] = list({row["fullname"]: row for run in group for row in run["benchmarks"]}.values())
+    machine = [found for run in group if isinstance(found := ceilings(run), Ceilings)]
+    if machine:
+        merged["pathnet"]["ceilings"] = asdict(functools.reduce(Ceilings.best_of, machine))
     measured = [f"{title(row)}: " for row in results(merged, "speed")]
     reasons = dict.fromkeys(reason for run in group for reason in run["pathnet"]["not_available"])
     merged["pathnet"]["not_available"] = [reason for reason in reasons if not reason.startswith(tuple(measured))]
     return merged
+
+
+def ceilings(run: dict) -> Ceilings | str:
+    """Return what the machine reached in a run, or why that is unknown."""
+    found = run["pathnet"]["ceilings"]
+    return found if isinstance(found, str) else Ceilings(**found)
 
 
 def setting(run: dict) -> str:
@@ -110,17 +123,17 @@ def environment(runs: list[dict], note: str) -> str:
 
 def ceilings_table(runs: list[dict]) -> str:
     """Return what the machine reaches in each setting, or the sentence why that is unknown."""
-    found = {setting(run): run["pathnet"]["ceilings"] for run in runs}
-    unknown = [f"{where}: {ceilings}" for where, ceilings in found.items() if isinstance(ceilings, str)]
-    known = {where: ceilings for where, ceilings in found.items() if not isinstance(ceilings, str)}
-    levels = dict.fromkeys(level for ceilings in known.values() for level in ceilings["bytes_per_second"])
+    found = {setting(run): ceilings(run) for run in runs}
+    unknown = [f"{where}: {machine}" for where, machine in found.items() if isinstance(machine, str)]
+    known = {where: machine for where, machine in found.items() if isinstance(machine, Ceilings)}
+    levels = dict.fromkeys(level for machine in known.values() for level in machine.bytes_per_second)
     rows = [
         [
             where,
-            f"{ceilings['multiply_adds'] / 1e9:.0f}",
-            *(f"{ceilings['bytes_per_second'][level] / 1e9:.1f}" for level in levels),
+            f"{machine.multiply_adds / 1e9:.0f}",
+            *(f"{machine.bytes_per_second[level] / 1e9:.1f}" for level in levels),
         ]
-        for where, ceilings in known.items()
+        for where, machine in known.items()
     ]
     header = ["setting", "10^9 multiply-adds/s", *(f"{level}, GB/s" for level in levels)]
     return "\n".join([*([table(header, rows)] if rows else []), *unknown])
@@ -154,14 +167,15 @@ def speed_table(run: dict) -> str:
         BFLOAT16: "bf16",
         COMPILED: "compile",
     }
-    lines = []
+    machine, lines = ceilings(run), []
     for row in results(run, "speed"):
-        seconds, bound = row["seconds"], row["bound"]
+        seconds = row["seconds"]
         times = [f"{1e3 * seconds[name]['median']:.1f}" if name in seconds else "-" for name in columns]
         floors = ["-"] * 3
-        if bound:
-            reached = max(bound.values()) / seconds[PATHNET]["median"]
-            floors = [f"{1e3 * bound['arithmetic']:.1f}", f"{1e3 * bound['memory']:.1f}", f"{100 * reached:.0f} %"]
+        if isinstance(machine, Ceilings):
+            bound = Bound.of(Work(**row["work"]), machine)
+            reached = max(bound.arithmetic, bound.memory) / seconds[PATHNET]["median"]
+            floors = [f"{1e3 * bound.arithmetic:.1f}", f"{1e3 * bound.memory:.1f}", f"{100 * reached:.0f} %"]
         ratios = [ratio(row, baseline) for baseline in against]
         lines.append([title(row), str(Ran(**row["ran"])), *times, *ratios, *floors])
     floors = ["FMA floor", "byte floor", "reached"]

@@ -11,14 +11,13 @@ import torch
 from torch._dynamo.utils import counters
 
 from benchmarks import agreement
-from benchmarks.bounds import Bound, count_work
-from benchmarks.ceilings import Ceilings
+from benchmarks.bounds import count_work
 from benchmarks.harness import Race
 from benchmarks.providers import COMPILED, PATHNET, NotAvailableError, Shared, rivals
 from benchmarks.ran import what_ran
 
 
-def test_speed(benchmark, case, rounds, ceilings, compiled, not_available):
+def test_speed(benchmark, case, rounds, compiled, not_available):
     """Time the case; where pathnet disagrees with the plain net this fails and there is no number."""
     torch._dynamo.reset()
     counters.clear()
@@ -35,11 +34,10 @@ def test_speed(benchmark, case, rounds, ceilings, compiled, not_available):
     benchmark.pedantic(race.run_subject, setup=race.run_rivals, rounds=rounds)
     if COMPILED in race.calls:
         assert counters["stats"]["unique_graphs"] >= 1, "torch.compile must have compiled a graph, it ran eagerly"
-    bound = Bound.of(count_work(case), ceilings) if isinstance(ceilings, Ceilings) else None
     benchmark.extra_info.update(
         kind="speed",
         case=asdict(case),
         ran=asdict(ran),
-        bound=bound and asdict(bound),
+        work=asdict(count_work(case)),
         **race.summary(list(calls)),
     )

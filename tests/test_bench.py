@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.bounds import Bound
+from benchmarks.bounds import Work
 from benchmarks.cases import EVALUATION, TRAINING, Case
 from benchmarks.ceilings import Ceilings
 from benchmarks.harness import Spread
@@ -27,7 +27,7 @@ def _run(ratio: float, **settings) -> dict:
         "kind": "speed",
         "case": asdict(Case(20, "basic", EVALUATION, 8)),
         "ran": asdict(Ran({"cpu": 8, "reference": 1}, {"stage_eval": 3}, 4, ["a convolution has groups"])),
-        "bound": asdict(Bound(0.125, 0.25)),
+        "work": asdict(Work(1e10, 4e9, 1e9)),
         "seconds": {CHANNELS_LAST: asdict(Spread.of([ratio])), PATHNET: asdict(Spread.of([1.0]))},
         "ratios": {CHANNELS_LAST: {PATHNET: asdict(Spread.of([ratio]))}},
     }
@@ -41,7 +41,7 @@ def _run(ratio: float, **settings) -> dict:
         "torch": "2.13",
         "instructions": "avx2",
         "cpu_capability": "AVX512",
-        "ceilings": asdict(Ceilings(8e10, {"DRAM read": 2e10})),
+        "ceilings": asdict(Ceilings(8e10, {"DRAM read": 2e10, "DRAM write": 2e10, "DRAM stream": 1e10})),
         "not_available": [],
     }
     return {
@@ -64,16 +64,18 @@ def test_report_says_in_words_what_is_slower_and_what_fell_back():
     assert "cpu 8, reference 1 (3 x stage_eval, 4 x convolution of PyTorch)" in page
     assert "0.50x [0.50, 0.50]" in page and "0.75x" in page and "| 125.0 | 250.0 | 25 % |" in page
     assert "0123456789ab with uncommitted changes" in page and "against NCHW" not in page
-    assert "| 1 thread, avx2 | 80 | 20.0 |" in page and "| basic | pathnet | 0.000 | 9.000 |" in page
+    assert "| 1 thread, avx2 | 80 | 20.0 | 20.0 | 10.0 |" in page and "| basic | pathnet | 0.000 | 9.000 |" in page
     assert "times as long" not in report.markdown([_run(1.5)])
 
 
 def test_report_joins_runs_of_one_setting():
     missing = f"{Case(20, 'basic', EVALUATION, 8)}, bf16 products: precision must be one of None."
     measured = f"{Case(20, 'basic', EVALUATION, 8)}: not yet."
-    first, later = _run(0.5, not_available=[missing, measured]), _run(2.0)
+    slow = asdict(Ceilings(4e10, {"DRAM read": 4e10, "DRAM write": 1e10, "DRAM stream": 1e10}))
+    first, later = _run(0.5, not_available=[missing, measured]), _run(2.0, ceilings=slow)
     page = report.markdown([first, later, _run(3.0, threads=2, ceilings="No compiler.")])
     assert page.count("## Time, ") == 2 and "0.50x" not in page and "2.00x" in page and "3.00x" in page
+    assert "| 1 thread, avx2 | 80 | 40.0 | 20.0 | 10.0 |" in page
     assert f"Not measured: {missing}" in page and measured not in page and "2 threads, avx2: No compiler." in page
 
 
