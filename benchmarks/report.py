@@ -18,47 +18,7 @@ from benchmarks.cases import Case
 from benchmarks.ceilings import Ceilings
 from benchmarks.providers import ALL_BLOCKS, BFLOAT16, CHANNELS_LAST, COMPILED, NCHW, PATHNET
 from benchmarks.ran import Ran
-
-INTRODUCTION = """# Benchmarks
-
-Written by `pathnet bench`; do not edit by hand.
-
-Every row is one run in which all columns take turns on the same weights and images, in float32,
-after a warm-up. Times are medians in milliseconds. A ratio is the time of the other over the time
-of pathnet, taken round by round and given as median [first quartile, third quartile]: above 1
-pathnet is faster, below 1 slower. The eager columns are the plain `nn.Module` nets of
-`benchmarks/eager.py`. In a path-restricted step (23 of 54 blocks FULL, 31 FORWARD) eager computes
-the 31 residual branches under `no_grad`; in an effective-path step (23 FULL, 31 OFF) it skips them
-in Python; "all blocks" is eager channels-last training every block. A training step is zero_grad,
-forward, loss, backward and SGD with momentum. An input gradient is the gradient of the loss to the
-images alone, in `eval()`, with parameters that require none. "-" means: not run in this case. A row
-stands here only if pathnet's outputs and gradients agreed with the plain net in float64 just
-before.
-
-"Ran" is what pathnet chose by itself: blocks per backend as `pathnet.explain` counts them, then the
-calls of its ops that one step really made, and the convolutions that PyTorch computed outside of
-them.
-
-The FMA floor is multiply-adds / ceiling, the byte floor bytes / ceiling of DRAM, both in
-milliseconds. Multiply-adds are those of Winograd F(4x4, 3x3) where it applies, without its
-transforms (36 for 16 outputs of a pair of channels, instead of 144), else those of direct
-convolution; the bf16 row has those of float32. Bytes are those that batch statistics force through
-memory, or else images, weights and output (`benchmarks/bounds.py`); what stays in a large cache
-may pass this floor. "Reached" is the higher floor over pathnet's time.
-"""
-RATIOS = "Compare ratios, not milliseconds: other work on the machine leaves them nearly intact."
-MEMORY_NOTE = """Kept: the distinct storages that autograd saves for the backward, without parameters.
-Peak: the largest running sum of PyTorch's allocations in one step, above what stood before it;
-scratch of libraries is not seen. Below 1 pathnet needs less.
-"""
-BLOCKS_NOTE = """What three neighbours with identity shortcuts keep together under one gate, between FULL blocks, in T,
-the bytes of one activation of their stage: the difference to the same net without them.
-"""
-CEILINGS_NOTE = """Measured by `benchmarks/ceilings.cpp`: multiply-adds in registers, and bytes a second of a pass
-through buffers that lie in each level; "stream" writes by non-temporal stores.
-"""
-PREDICTIONS_NOTE = """Top-1 on real images with trained weights, and errors of the logits against eager float64.
-"""
+from benchmarks.texts import BLOCKS, CEILINGS, INTRODUCTION, MEASURE, MEMORY, PREDICTIONS, RATIOS
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
@@ -243,14 +203,14 @@ def shortfalls(run: dict) -> list[str]:
 def markdown(runs: Sequence[dict], note: str = "") -> str:
     """Return the whole page for runs that differ in threads or instruction set; memory is that of the first."""
     runs = merge(runs)
-    parts = [INTRODUCTION, environment(runs, note), "## Ceilings\n", CEILINGS_NOTE, ceilings_table(runs)]
+    parts = [INTRODUCTION, environment(runs, note), "## Ceilings\n", CEILINGS, ceilings_table(runs)]
     for run in runs:
         if results(run, "speed"):
             parts += [f"## Time, {setting(run)}\n", speed_table(run)]
     sections = {
-        "memory": ("## Memory of a training step\n", MEMORY_NOTE, memory_table),
-        "blocks": ("## Memory of a block\n", BLOCKS_NOTE, blocks_table),
-        "predictions": ("## Predictions\n", PREDICTIONS_NOTE, predictions_table),
+        "memory": ("## Memory of a training step\n", MEMORY, memory_table),
+        "blocks": ("## Memory of a block\n", BLOCKS, blocks_table),
+        "predictions": ("## Predictions\n", PREDICTIONS, predictions_table),
     }
     for kind, (heading, text, make) in sections.items():
         having = [run for run in runs if results(run, kind)]
@@ -260,6 +220,7 @@ def markdown(runs: Sequence[dict], note: str = "") -> str:
     for run in runs:
         slow = shortfalls(run) or ["Every case is faster than eager PyTorch and torch.compile."]
         parts += [f"With {setting(run)}:\n", "\n".join(f"- {sentence}" for sentence in slow) + "\n"]
+    parts.append(MEASURE)
     return "\n".join(parts)
 
 
