@@ -78,8 +78,8 @@ inline void gather_taps_slowly(const WeightView& w, int64_t out, int64_t in, Tap
     }
 }
 
-// Taps side by side, and in the order [out][in] in memory for a forward convolution, [in][out] for
-// a backward one.
+// The nine taps stand side by side: [out, in, 3, 3] or, for a backward convolution, [in, out, 3,
+// 3].
 inline bool taps_touch(const WeightView& w) { return w.column_stride == 1 && w.row_stride == 3; }
 
 // A whole block is transposed or copied, wherever taps or channels stand side by side.

@@ -43,6 +43,7 @@ constexpr Taps rotated(const Taps& taps) {
   for (int i = 0; i < 9; ++i) result[i] = taps[8 - i];
   return result;
 }
+
 // The order in which the phases (a, b) follow one another as blocks of channels (convolve.h).
 struct Phase {
   int row, column;
