@@ -104,17 +104,16 @@ inline bool in_place(int64_t in_blocks, int64_t out_blocks) {
   return in_blocks == out_blocks && out_blocks <= kWidest;
 }
 
-constexpr int64_t kPanelBlocks = 32;  // blocks of channels times tiles: 72 KiB of products
-// Weights beyond 16 blocks times blocks do not stay in the second cache: this many tiles share each
-// reading of them.
-constexpr int64_t kCachedWeights = 16, kSharingTiles = 64;
+// Tiles of one panel, so that it stays close to the first cache, in blocks of channels times tiles
+// (72 KiB of products). At least so many tiles share a slab of weights that the next one arrives
+// meanwhile; and weights of more than 16 blocks times blocks, which do not stay in the second
+// cache, are read once for more tiles still.
+constexpr int64_t kPanelBlocks = 32, kFewestTiles = 16, kCachedWeights = 16, kSharingTiles = 64;
 
-// Tiles of one panel: it stays close to the first cache, yet shares each position's weights out
-// among many tiles.
 inline int64_t panel_tiles(int64_t in_blocks, int64_t out_blocks) {
   const int64_t near = kPanelBlocks / std::max(in_blocks, out_blocks);
-  const int64_t shared = in_blocks * out_blocks > kCachedWeights ? kSharingTiles : 1;
-  return round_up(std::max(near, shared), tile_multiple(out_blocks));
+  const int64_t least = in_blocks * out_blocks > kCachedWeights ? kSharingTiles : kFewestTiles;
+  return round_up(std::max(near, least), tile_multiple(out_blocks));
 }
 
 inline int64_t workspace_floats(int64_t in_blocks, int64_t out_blocks) {

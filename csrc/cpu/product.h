@@ -22,8 +22,6 @@ constexpr int kWidest = 1;
 constexpr int kTilesOf[kWidest + 1] = {0, 2};
 #endif
 
-constexpr int64_t kAhead = 2048;  // floats between a prefetch and its use
-
 // Blocks of input channels whose weights stay in the first cache while all tiles meet them.
 constexpr int64_t kSlab = 8;
 
@@ -39,9 +37,10 @@ struct Product {
 };
 
 // kTiles tiles x kWide blocks of output channels stay in registers while the input channels are
-// added, to m if kAdd; m may be v.
+// added, to m if kAdd; m may be v. Meanwhile `next` is called into the second cache, one line for
+// each input channel.
 template <int kTiles, int kWide, bool kAdd>
-PATHNET_INLINE void multiply(const Product& p) {
+PATHNET_INLINE void multiply(const Product& p, const float* next) {
   constexpr int kColumns = kWide * kRegisters;
   Vector sum[kTiles][kColumns];
 #pragma GCC unroll 16
@@ -56,9 +55,8 @@ PATHNET_INLINE void multiply(const Product& p) {
     const float* v = p.v + block * p.v_block;
 #pragma GCC unroll 4
     for (int c = 0; c < kBlock; ++c, u += kWide * kBlock) {
-      // u comes from the second or third cache
-#pragma GCC unroll 16
-      for (int k = 0; k < kWide; ++k) __builtin_prefetch(u + kAhead + k * kBlock);
+      __builtin_prefetch(next, 0, 2);
+      next += kBlock;
       Vector row[kColumns];
 #pragma GCC unroll 16
       for (int k = 0; k < kColumns; ++k) row[k] = load(u + k * kLanes);
@@ -75,10 +73,16 @@ PATHNET_INLINE void multiply(const Product& p) {
       store(p.m + k / kRegisters * p.m_block + t * kBlock + k % kRegisters * kLanes, sum[t][k]);
 }
 
+// All tiles for the input channels of one slab. The first kWide rounds call for the slab that
+// follows in memory; later ones, which find it there, only keep the loop the same.
 template <int kWide, bool kAdd>
 void multiply_tiles(Product p, int64_t tiles) {
+  const int64_t lines = p.in_blocks * kBlock;  // of each round
+  const float* next = p.u + kWide * lines * kBlock;
+  int64_t round = 0;
   for (int64_t t = 0; t < tiles; t += kTilesOf[kWide]) {
-    multiply<kTilesOf[kWide], kWide, kAdd>(p);
+    multiply<kTilesOf[kWide], kWide, kAdd>(p, next + round % kWide * lines * kBlock);
+    ++round;
     p.v += kTilesOf[kWide] * kBlock, p.m += kTilesOf[kWide] * kBlock;
   }
 }
