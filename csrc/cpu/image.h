@@ -31,11 +31,25 @@ struct Image {
     return data + block * block_stride() + (i + 1) * row_stride() + (j + 1) * kBlock;
   }
 
-  // Gives the memory another shape, cleared where the shape is new.
+  // Gives the memory another shape. What surrounds the image is cleared where the shape is new; the
+  // inside is left as it is.
   void reshape(int64_t new_height, int64_t new_width, int64_t new_blocks) {
     if (new_height == height && new_width == width && new_blocks == blocks) return;
     height = new_height, width = new_width, blocks = new_blocks;
-    std::memset(data, 0, size() * sizeof(float));
+    for (int64_t b = 0; b < blocks; ++b) clear_border(b);
+  }
+
+ private:
+  void clear_border(int64_t block) const {
+    const int64_t pixel = kBlock * sizeof(float), row = row_stride() * sizeof(float);
+    const int64_t below = round_up(height, kTile) + 1 - height,
+                  right = round_up(width, kTile) + 1 - width;
+    std::memset(at(block, -1, -1), 0, row);
+    std::memset(at(block, height, -1), 0, below * row);
+    for (int64_t i = 0; i < height; ++i) {
+      std::memset(at(block, i, -1), 0, pixel);
+      std::memset(at(block, i, width), 0, right * pixel);
+    }
   }
 };
 

@@ -103,9 +103,7 @@ void from_batch(const float* batch, const Extent& extent, const uint16_t* alive,
 
 int64_t group_images(const Extent& extent) {
   constexpr int64_t kTiles = 32, kMost = 8;
-  const int64_t tiles =
-      divide_up(extent.height, Image::kTile) * divide_up(extent.width, Image::kTile);
-  return std::clamp<int64_t>(kTiles / tiles, 1, kMost);
+  return std::clamp<int64_t>(kTiles / tiles_of(extent), 1, kMost);
 }
 
 int64_t workspace_floats(const Plan& plan) {

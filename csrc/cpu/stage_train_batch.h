@@ -40,6 +40,10 @@ inline uint16_t* bits(const Batch& batch) {
 void to_batch(const Tensor& x, const Extent& extent, float* batch);
 void from_batch(const float* batch, const Extent& extent, const uint16_t* alive, const Tensor& x);
 
+inline int64_t tiles_of(const Extent& image) {
+  return divide_up(image.height, Image::kTile) * divide_up(image.width, Image::kTile);
+}
+
 // Images that a pass takes through the cache together: enough tiles for its panels. It depends on
 // the shape alone, as do the chunks below, so that sums are formed in the same order on any number
 // of threads.

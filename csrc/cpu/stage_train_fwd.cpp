@@ -142,6 +142,11 @@ class Forward {
   void finish(int64_t b, int norm) {
     const Block& block = plan_.blocks[b];
     const Extent& extent = block.preact && norm == 0 ? block.in : block.out;
+    check(!block.norms[norm].batch_stats || plan_.images * extent.pixels() >= 2,
+          "batch statistics need at least two values a channel, but ", plan_.images,
+          " image(s) of ", extent.height, "x", extent.width,
+          " pixels reached a batch norm; train on more images, or call net.eval() for running "
+          "statistics");
     finish_norm(block.norms[norm], data(sums_), plan_.images, extent.pixels(), state(b, norm));
   }
 

@@ -24,14 +24,22 @@ void for_each(const Plan& plan, AnyKept& kept, const Visit& visit) {
   }
 }
 
+int64_t trained_blocks(const Plan& plan) {
+  return std::count_if(plan.blocks.begin(), plan.blocks.end(),
+                       [](const Block& block) { return block.trained(); });
+}
+
 }  // namespace
 
 bool keeps_x(const Block& block) { return block.has_weight_gradients() || block.preact; }
 
 NormState norm_state(const Plan& plan, const Kept& kept, int64_t block, int norm) {
-  const int64_t row = widest(plan);
-  const int64_t padded = round_up(plan.blocks[block].norms[norm].channels(), kBlock);
-  return {data(kept.norms) + (2 * block + norm) * NormState::kRows * row, padded};
+  const auto begin = plan.blocks.begin(), own = begin + block;
+  const int64_t rank = std::count_if(begin, own, [](const Block& b) { return b.trained(); });
+  const int64_t padded = round_up(own->norms[norm].channels(), kBlock);
+  const int64_t floats = NormState::kRows * widest(plan);
+  if (!own->trained()) return {data(kept.passing) + norm * floats, padded};
+  return {data(kept.norms) + (2 * rank + norm) * floats, padded};
 }
 
 std::vector<Tensor> to_list(const Plan& plan, const Kept& kept) {
@@ -41,10 +49,12 @@ std::vector<Tensor> to_list(const Plan& plan, const Kept& kept) {
 }
 
 Kept new_kept(const Plan& plan) {
-  const int64_t count = plan.blocks.size();
-  return {
-      allocate({2 * count, NormState::kRows, widest(plan)}, std::string(plan.op) + ": statistics"),
-      nullptr, std::vector<KeptBlock>(count)};
+  const auto states = [&](int64_t blocks) {
+    return allocate({2 * blocks, NormState::kRows, widest(plan)},
+                    std::string(plan.op) + ": statistics");
+  };
+  return {states(trained_blocks(plan)), states(1), nullptr,
+          std::vector<KeptBlock>(plan.blocks.size())};
 }
 
 Kept from_list(const Plan& plan, const std::vector<Tensor>& saved) {
@@ -61,8 +71,8 @@ Kept from_list(const Plan& plan, const std::vector<Tensor>& saved) {
           " floats in a row, on a cache line.");
     return tensor;
   };
-  Kept kept{next(2 * plan.blocks.size() * NormState::kRows * widest(plan)), nullptr,
-            std::vector<KeptBlock>(plan.blocks.size())};
+  const Tensor norms = next(2 * trained_blocks(plan) * NormState::kRows * widest(plan));
+  Kept kept{norms, norms, nullptr, std::vector<KeptBlock>(plan.blocks.size())};
   for_each(plan, kept,
            [&](Batch& slot, int64_t floats) { slot = std::make_shared<Tensor>(next(floats)); });
   check(at == saved.size(), name, " has ", saved.size(),

@@ -15,8 +15,9 @@ struct KeptBlock {
 };
 
 struct Kept {
-  Tensor norms;  // [2 * blocks, NormState::kRows, widest norm]
-  Batch alive;   // of the FORWARD run that comes first, if one does
+  Tensor norms;    // [2 * trained blocks, NormState::kRows, widest norm]
+  Tensor passing;  // the same for the FORWARD block at hand: not kept
+  Batch alive;     // of the FORWARD run that comes first, if one does
   std::vector<KeptBlock> blocks;
 };
 

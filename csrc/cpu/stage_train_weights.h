@@ -4,15 +4,23 @@
 
 namespace pathnet::train {
 
-// Chunks of the batch: as many as threads can share, few enough that merging them costs little.
-// Their number depends on the shape alone.
+// Chunks of the batch: as many as threads can share, few enough that merging them costs little
+// beside the products. Their number depends on the shape alone.
 struct Chunks {
   static constexpr int64_t kMost = 8;
   int64_t group, images, count;
   Chunks(int64_t batch, const Extent& extent)
       : group(group_images(extent)),
-        images(group * divide_up(divide_up(batch, group), kMost)),
+        images(group *
+               std::max<int64_t>(1, divide_up(divide_up(batch, group), most(batch, extent)))),
         count(divide_up(batch, images)) {}
+
+ private:
+  static int64_t most(int64_t batch, const Extent& extent) {
+    constexpr int64_t kTilesPerChannel = 2;
+    const int64_t enough = kTilesPerChannel * extent.channels();
+    return std::clamp<int64_t>(batch * tiles_of(extent) / enough, 2, kMost);
+  }
 };
 
 class WeightGradients {
