@@ -21,17 +21,15 @@ class Reader {
     const std::string name = next_name("a convolution weight", block);
     ConvNorm result;
     result.weight = next_tensor(name);
-    check(result.weight.dim() == 4, name, " must have 4 dimensions, but its shape is ",
-          to_string(result.weight.sizes()), '.');
-    const int64_t out_channels = result.weight.size(0), kernel = result.weight.size(2);
-    check(kernel == 1 || kernel == 3, name, " must have a kernel of 1 or 3, but its shape is ",
-          to_string(result.weight.sizes()), '.');
-    check(out_channels >= 1 && out_channels <= kMaxSide, name, " must have 1 to ", kMaxSide,
-          " output channels, but its shape is ", to_string(result.weight.sizes()), '.');
+    const int64_t out_channels = result.weight.dim() == 4 ? result.weight.size(0) : 0;
+    const int64_t kernel = out_channels > 0 ? result.weight.size(2) : 0;
+    if (out_channels < 1 || out_channels > kMaxSide || (kernel != 1 && kernel != 3))
+      check(false, name, " must be [1 to ", kMaxSide, " output channels, input channels, kernel, ",
+            "kernel] with a kernel of 1 or 3, but its shape is ", to_string(result.weight.sizes()),
+            '.');
     check_shape(result.weight, {out_channels, in_channels, kernel, kernel}, name);
-    check(kernel == 1 || stride <= 2, name,
-          " must be 1x1 where the stride is not 1 or 2, but it is ", stride, " and the shape is ",
-          to_string(result.weight.sizes()), '.');
+    check(kernel == 1 || stride <= 2, name, " is 3x3 and has the stride ", stride,
+          ", but 3x3 convolutions must have a stride of 1 or 2.");
     result.view = {result.weight.const_data_ptr<float>(),
                    out_channels,
                    in_channels,
@@ -129,9 +127,9 @@ void read_shortcut(Block& block, int64_t index, Reader& reader) {
     case Shortcut::kConv:
       block.projection = block.form == Form::kPreact ? reader.conv(index, in, block.stride)
                                                      : reader.conv_norm(index, in, block.stride);
-      check(block.projection.weight.size(0) == out && block.projection.conv.kernel == 1,
-            "stage_eval: the shortcut convolution of block ", index, " must be 1x1 with ", out,
-            " output channels, but its weight has shape ",
+      if (block.projection.conv.out_channels == out && block.projection.conv.kernel == 1) break;
+      check(false, "stage_eval: the shortcut convolution of block ", index, " must be 1x1 with ",
+            out, " output channels, but its weight has shape ",
             to_string(block.projection.weight.sizes()), '.');
       break;
   }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
-from pathnet.blocks.describe import has_hooks
+from pathnet.blocks.describe import fingerprint, has_hooks
 from pathnet.blocks.residual import ResidualBlock
 from pathnet.gates import Gate
 from pathnet.ops import stage
@@ -41,6 +44,20 @@ def fusable_spec(block: nn.Module) -> Block | None:
     """The block as values, where it may run without its own __call__: with no hook of its own and plain children."""
     if not isinstance(block, ResidualBlock) or block.forward_was_replaced() or has_hooks(block):
         return None
+    if torch.compiler.is_compiling():
+        return _plain_spec(block)
+    state = (_has_any_global_hook(), fingerprint(block))
+    known = _described.get(block)
+    if known is None or known[0] != state:
+        known = _described[block] = state, _plain_spec(block)
+    return known[1]
+
+
+# Describing a deep net anew costs as much as running it on one image.
+_described: WeakKeyDictionary[ResidualBlock, tuple[tuple, Block | None]] = WeakKeyDictionary()
+
+
+def _plain_spec(block: ResidualBlock) -> Block | None:
     spec = block.spec()
     return None if holds_modules([spec]) else spec
 
