@@ -4,6 +4,7 @@
 #include "ahead.h"
 #include "product.h"
 #include "winograd.h"
+#include "winograd_weights.h"
 
 namespace pathnet {
 namespace {
@@ -125,7 +126,7 @@ inline int64_t workspace_floats(int64_t in_blocks, int64_t out_blocks) {
 template <typename Prefetch>
 void multiply_panel(const Panel& v, const Panel& m, int64_t in_blocks, int64_t out_blocks,
                     int64_t tiles, const float* weights, bool phases, Prefetch& ahead) {
-  for (int p = 0; p < kPositions; ++p, weights += in_blocks * kBlock * out_blocks * kBlock) {
+  for (int p = 0; p < kPositions; ++p, weights += position_floats(in_blocks, out_blocks)) {
     ahead.step();
     float* products = m.data + p * m.position_stride;
     const Reach reach = phases ? reach_of_phases(p, in_blocks) : Reach{0, in_blocks};

@@ -18,7 +18,8 @@ struct Conv {
   int64_t in_blocks() const { return (reads_phases() ? 4 : 1) * blocks_of(in_channels); }
   int64_t out_blocks() const { return blocks_of(out_channels); }
   int64_t weight_floats() const {
-    return (kernel == 3 ? 36 : 1) * in_blocks() * out_blocks() * kBlock * kBlock;
+    return kernel == 3 ? transformed_floats(in_blocks(), out_blocks())
+                       : in_blocks() * out_blocks() * kBlock * kBlock;
   }
 };
 

@@ -122,7 +122,7 @@ int64_t weight_floats(const Plan& plan) {
   for (const Block& block : plan.blocks) {
     const int64_t in =
         std::max(block.stride * block.stride * block.in.channels(), block.out.channels());
-    most = std::max(most, 36 * in * block.out.channels());
+    most = std::max(most, transformed_floats(blocks_of(in), blocks_of(block.out.channels())));
   }
   return most;
 }

@@ -117,7 +117,7 @@ inline void gather_taps(const WeightView& w, int64_t out, int64_t in, TapBlock& 
 void transform_weight_block(const WeightView& w, const Taps& taps, const Placement& place,
                             int64_t block, float* u) {
   const int64_t in_channels = place.in_blocks * kBlock;
-  const int64_t position_stride = in_channels * place.out_blocks * kBlock;
+  const int64_t position_stride = position_floats(place.in_blocks, place.out_blocks);
   const int64_t column = place.first_out + block, group = column / kWidest * kWidest;
   const int64_t wide = std::min<int64_t>(kWidest, place.out_blocks - group);
   float* to = u + group * kBlock * in_channels + (column - group) * kBlock +

@@ -2,7 +2,20 @@
 #include <array>
 #include <cstdint>
 
+#include "image.h"
+
 namespace pathnet {
+
+// Floats from one position's weights to the next one's: a line more than they fill, or all
+// positions would meet in the same lines of the caches while they are written.
+constexpr int64_t position_floats(int64_t in_blocks, int64_t out_blocks) {
+  return (in_blocks * out_blocks * kBlock + 1) * kBlock;
+}
+
+// Of a 3x3 convolution's transformed weights, 36 positions.
+constexpr int64_t transformed_floats(int64_t in_blocks, int64_t out_blocks) {
+  return 36 * position_floats(in_blocks, out_blocks);
+}
 
 // Weights [out, in, 3, 3] with any strides; those of a backward convolution have `out` and `in`
 // exchanged.
