@@ -102,8 +102,10 @@ void from_batch(const float* batch, const Extent& extent, const uint16_t* alive,
 }
 
 int64_t group_images(const Extent& extent) {
-  constexpr int64_t kTiles = 32, kMost = 8;
-  return std::clamp<int64_t>(kTiles / tiles_of(extent), 1, kMost);
+  constexpr int64_t kTiles = 32, kWideBlocks = 8, kMost = 16;
+  const int64_t tiles = extent.blocks < kWideBlocks ? kTiles : 2 * kTiles;
+  return std::clamp<int64_t>(tiles / tiles_of(extent), 1,
+                             extent.blocks < kWideBlocks ? kMost / 2 : kMost);
 }
 
 int64_t workspace_floats(const Plan& plan) {
@@ -151,12 +153,18 @@ WeightView view(const Tensor& weight) {
 
 }  // namespace
 
+void TransformedWeights::transform(const WeightView& w, const Taps& taps, const Placement& place) {
+  torch::stable::parallel_for(0, blocks_of(w.out), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block)
+      train_kernels().transform_weight_block(w, taps, place, block, data(memory_));
+  });
+}
+
 const float* TransformedWeights::forward(const Tensor& weight, int64_t stride) {
   const WeightView w = view(weight);
   const int64_t in = blocks_of(w.in), out = blocks_of(w.out);
   for_phases(stride, [&](int64_t phase, const Taps& taps) {
-    train_kernels().transform_weights(w, taps, {phase * in, stride * stride * in, 0, out},
-                                      data(memory_));
+    transform(w, taps, {phase * in, stride * stride * in, 0, out});
   });
   return data(memory_);
 }
@@ -167,8 +175,7 @@ const float* TransformedWeights::backward(const Tensor& weight, int64_t stride) 
   std::swap(w.in_stride, w.out_stride);
   const int64_t in = blocks_of(w.in), out = blocks_of(w.out);
   for_phases(stride, [&](int64_t phase, const Taps& taps) {
-    train_kernels().transform_weights(w, rotated(taps), {0, in, phase * out, stride * stride * out},
-                                      data(memory_));
+    transform(w, rotated(taps), {0, in, phase * out, stride * stride * out});
   });
   return data(memory_);
 }

@@ -99,6 +99,8 @@ class TransformedWeights {
   const float* backward(const Tensor& weight, int64_t stride);
 
  private:
+  void transform(const WeightView& weights, const Taps& taps, const Placement& place);
+
   Tensor memory_;
 };
 

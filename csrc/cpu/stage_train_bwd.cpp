@@ -265,15 +265,13 @@ class Backward {
     const int64_t end = std::min(plan_.images, (chunk + 1) * chunks.images);
     const int64_t in = pass.stride * pass.stride * pass.in_extent.channels();
     const int64_t out = pass.out_extent.channels();
-    if (weight_gradient) {
-      pass.weight_gradient = workspace + gradient_offset(plan_);
-      std::fill_n(pass.weight_gradient, 36 * in * out, 0.0f);
-    }
+    if (weight_gradient) pass.weight_gradient = workspace + gradient_offset(plan_);
     for (int64_t first = chunk * chunks.images; first < end; first += chunks.group) {
       const int64_t count = std::min(chunks.group, end - first);
       for (int64_t n = first; n < first + count && pass.sums != nullptr; ++n)
         clear_sums(n, pass.in_extent);
       train_kernels().backward_conv(pass, first, count, plan_.images, workspace);
+      pass.fresh = false;
     }
     if (weight_gradient)
       train_kernels().finish_weight_gradient(pass.weight_gradient, in, out,

@@ -72,7 +72,8 @@ struct BackwardConv {
   // the input again, for the gradient of the weights
   const float* in = nullptr;
   AffineRelu before;
-  float* weight_gradient = nullptr;  // [positions, in channels, out channels] is added to, or null
+  float* weight_gradient = nullptr;  // [positions, in channels, out channels], or null ...
+  bool fresh = true;                 // ... is set, not added to
   // the gradient of the input
   const float* weights = nullptr;  // of the backward convolution, or null
   Arrival arrival = Arrival::kPlain;
@@ -92,8 +93,8 @@ struct TrainKernels {
                        float* workspace);
   void (*backward_conv)(const BackwardConv&, int64_t first, int64_t count, int64_t batch,
                         float* workspace);
-  void (*transform_weights)(const WeightView& weights, const Taps& taps, const Placement& place,
-                            float* u);
+  void (*transform_weight_block)(const WeightView& weights, const Taps& taps,
+                                 const Placement& place, int64_t block, float* u);
   // dU [positions, in, out channels] -> [9, in, out channels]
   void (*finish_weight_gradient)(const float* u, int64_t in_channels, int64_t out_channels,
                                  float* gradient);

@@ -15,7 +15,7 @@
 namespace pathnet {
 namespace {
 
-constexpr int64_t kMostImages = 8;  // that go through a pass together
+constexpr int64_t kMostImages = 16;  // that go through a pass together
 
 // Cuts a worker's memory into pieces, each on a cache line.
 class Memory {
@@ -108,7 +108,8 @@ void backward_conv(const BackwardConv& pass, int64_t first, int64_t count, int64
     ahead.add(pass.gradient.g);
     ahead.add(pass.gradient.u);
     ahead.add(pass.passed_on);
-    add_weight_gradient(in, gradient, count, memory.take(0), pass.weight_gradient, ahead);
+    add_weight_gradient(in, gradient, count, memory.take(0), pass.weight_gradient, pass.fresh,
+                        ahead);
   }
   if (pass.weights != nullptr) {
     Ahead ahead(first + count, next, pass.in_extent.floats());
@@ -125,8 +126,14 @@ void backward_conv(const BackwardConv& pass, int64_t first, int64_t count, int64
 
 }  // namespace
 
-extern const TrainKernels PATHNET_TABLE = {
-    workspace_floats, forward_conv, backward_conv, transform_weights, finish_weight_gradient, merge,
-    arrive,           pass_on,      sum_up};
+extern const TrainKernels PATHNET_TABLE = {workspace_floats,
+                                           forward_conv,
+                                           backward_conv,
+                                           transform_weight_block,
+                                           finish_weight_gradient,
+                                           merge,
+                                           arrive,
+                                           pass_on,
+                                           sum_up};
 
 }  // namespace pathnet

@@ -56,9 +56,10 @@ struct OuterProduct {
   const float* v;  // [tiles, 16], from some channel on
   const float* e;  // [kWide, tiles, 16]
   int64_t e_block;
-  float* u;  // [kRows, out channels]: is added to
+  float* u;  // [kRows, out channels]
   int64_t u_row;
   int64_t tiles;
+  bool fresh;  // whether u is set, not added to
 };
 
 template <int kRows, int kWide>
@@ -81,7 +82,7 @@ PATHNET_INLINE void add_outer_products(const OuterProduct& p) {
 #pragma GCC unroll 16
     for (int k = 0; k < kColumns; ++k) {
       float* u = p.u + c * p.u_row + k * kLanes;
-      store(u, load(u) + sum[c][k]);
+      store(u, p.fresh ? sum[c][k] : load(u) + sum[c][k]);
     }
 }
 
@@ -99,13 +100,14 @@ void add_group(const Panel& v, const OuterProduct& group, int64_t in_blocks) {
 
 // One position for all channels.
 inline void add_position(const Panel& v, const Panel& e, int position, int64_t in_blocks,
-                         int64_t out_blocks, int64_t tiles, float* u) {
+                         int64_t out_blocks, int64_t tiles, float* u, bool fresh) {
   OuterProduct p{v.data + position * v.position_stride,
                  e.data + position * e.position_stride,
                  e.block_stride,
                  u + position * in_blocks * kBlock * out_blocks * kBlock,
                  out_blocks * kBlock,
-                 tiles};
+                 tiles,
+                 fresh};
   for (int64_t block = 0; block < out_blocks; block += kWidestGradient) {
     const int wide = static_cast<int>(std::min<int64_t>(kWidestGradient, out_blocks - block));
     if (wide == kWidestGradient) add_group<kWidestGradient>(v, p, in_blocks);
@@ -127,10 +129,11 @@ inline int64_t weight_gradient_workspace_floats(int64_t in_blocks, int64_t out_b
   return kPositions * ((in_blocks + out_blocks) * kGradientTiles * kBlock + 2 * kBlock);
 }
 
-// Adds the gradient of the weights that `images` images give to dU [positions, in, out channels].
+// Adds the gradient of the weights that `images` images give to dU [positions, in, out channels],
+// or sets it.
 template <typename Prefetch>
 void add_weight_gradient(const Image* in, const Image* gradient, int64_t images, float* workspace,
-                         float* u, Prefetch& ahead) {
+                         float* u, bool fresh, Prefetch& ahead) {
   const Image& shape = gradient[0];
   const int64_t tiles = images * divide_up(shape.height, kTile) * divide_up(shape.width, kTile);
   ahead.spread_over(divide_up(tiles, kGradientTiles) * kPositions);
@@ -142,7 +145,7 @@ void add_weight_gradient(const Image* in, const Image* gradient, int64_t images,
     gather_gradient(gradient, first, count, e);
     for (int p = 0; p < kPositions; ++p) {
       ahead.step();
-      add_position(v, e, p, in[0].blocks, shape.blocks, count, u);
+      add_position(v, e, p, in[0].blocks, shape.blocks, count, u, fresh && first == 0);
     }
   }
 }

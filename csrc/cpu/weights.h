@@ -137,12 +137,5 @@ void transform_weight_block(const WeightView& w, const Taps& taps, const Placeme
   }
 }
 
-// All output blocks.
-inline void transform_weights(const WeightView& w, const Taps& taps, const Placement& place,
-                              float* u) {
-  for (int64_t block = 0; block < blocks_of(w.out); ++block)
-    transform_weight_block(w, taps, place, block, u);
-}
-
 }  // namespace
 }  // namespace pathnet
