@@ -60,8 +60,8 @@ def block(x: Tensor, spec: Block, step: Step) -> Tensor:
     if step.mask_rows:
         gates, step = _masked(gates, step)
     present = [Gate(g) for g in torch.unique(gates).tolist()]
-    if len(present) == 1:
-        return _whole_batch(x, spec, step, present[0])
+    if len(present) < 2:  # no image, no gate: then nothing runs
+        return _whole_batch(x, spec, step, present[0] if present else Gate.OFF)
     return _rows(x, spec, step, {gate: torch.nonzero(gates == gate).flatten() for gate in present})
 
 
