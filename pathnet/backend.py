@@ -29,6 +29,11 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = before
 
 
+def forced() -> str | None:
+    """The backend of the innermost `use_backend`; None outside."""
+    return _forced
+
+
 def choose(op: str, supports: Mapping[str, Supports], *call, loses: Mapping[str, Supports] = _NOTHING) -> str:
     """The backend that runs this call of `op`: the forced one, else the fastest that `supports` the call.
 

@@ -40,9 +40,10 @@ struct Groups {
   int64_t workers, count, images;  // of one group, the last may be smaller
 };
 
-// Tiles that should share one reading of weights which are too large for the second cache.
+// Tiles that should share one reading of weights which are too large for the second cache, and
+// where threads pack for themselves, their packing.
 int64_t tiles_wanted(const ConvNorm& step) {
-  constexpr int64_t kCached = 256 << 10, kTiles = 64;
+  constexpr int64_t kCached = 256 << 10, kTiles = 256;
   return step.conv.weight_floats() > kCached ? kTiles : 1;
 }
 

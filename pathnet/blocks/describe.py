@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from pathnet.blocks.shortcut import PadShortcut
+from pathnet.ops.fold import folded
 from pathnet.reference import Conv, Norm, Pad, Relu
 from pathnet.reference.layers import Flow, Layer, Rows, run_layers
 
@@ -27,7 +28,7 @@ def describe(modules: Iterable[nn.Module | None]) -> tuple[Layer, ...]:
 
 def run_modules(modules: Iterable[nn.Module | None], x: Tensor, update: bool) -> Tensor:
     """Run modules in a row on x; `update` says whether running statistics move."""
-    return run_layers(describe(modules), [Rows(x, Flow.TRAIN)], update)[0]
+    return run_layers(folded(describe(modules), x), [Rows(x, Flow.TRAIN)], update)[0]
 
 
 def why_as_module(module: nn.Module) -> str | None:
