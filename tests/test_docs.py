@@ -118,6 +118,14 @@ def test_python_blocks_run(document, tmp_path, monkeypatch):
             exec(compile(block, document.name, "exec"), namespace)
 
 
+def test_computed_tables_and_drawings_are_those_of_the_script(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    stale = [
+        path.name for path, words in importlib.import_module("drawings").written().items() if path.read_text() != words
+    ]
+    assert stale == [], "run `python docs/drawings.py`"
+
+
 def test_the_guards_find_what_is_wrong():
     assert missing_files("`pathnet/no_such.py` and `setup.py` and `no_such.cpp`") == [
         "pathnet/no_such.py",
