@@ -21,7 +21,7 @@ Most most(const Plan& plan) {
     result.workspace = std::max(result.workspace, eval_kernels().workspace_floats(step.conv));
     result.weights = std::max(result.weights, step.conv.weight_floats());
   });
-  if (plan.packed.defined()) result.weights = 0;
+  if (plan.packed.has_value()) result.weights = 0;
   result.workspace = round_up(result.workspace, kBlock);
   return result;
 }

@@ -88,9 +88,10 @@ Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales
   if (groups.count > groups.workers) pack_weights(plan);  // else nobody would read them twice
 
   const int64_t floats = Group::floats(plan, groups.images);
-  Tensor memory = allocate({groups.workers, floats}, "stage_eval: scratch memory");
+  static Keeper keeper;
+  Lent memory(keeper, groups.workers * floats, "stage_eval: scratch memory");
   const float* x_data = x.const_data_ptr<float>();
-  float *out_data = out.mutable_data_ptr<float>(), *memory_data = memory.mutable_data_ptr<float>();
+  float *out_data = out.mutable_data_ptr<float>(), *memory_data = memory.data();
   std::atomic<int64_t> next_group{0};
   torch::stable::parallel_for(0, groups.workers, 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker) {

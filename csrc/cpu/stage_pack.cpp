@@ -68,8 +68,8 @@ void pack_weights(Plan& plan) {
   };
   int64_t total = 0;
   plan.for_convs([&](const ConvNorm& step) { total += step.conv.weight_floats(); });
-  plan.packed = allocate({total}, "stage_eval: memory for the weights");
-  float* free = plan.packed.mutable_data_ptr<float>();
+  static Keeper keeper;
+  float* free = plan.packed.emplace(keeper, total, "stage_eval: memory for the weights").data();
   std::vector<Part> parts;
   plan.for_convs([&](ConvNorm& step) {
     for (int64_t block = 0; block < step.conv.out_blocks(); ++block)

@@ -1,9 +1,11 @@
 #pragma once
 // What a call of stage_eval is to do: read from its flat arguments and checked.
+#include <optional>
 #include <vector>
 
 #include "../check.h"
 #include "eval.h"
+#include "kept.h"
 
 namespace pathnet {
 
@@ -62,9 +64,9 @@ class Switches {
 struct Plan {
   std::vector<Block> blocks;
   Shape in, out;
-  int64_t image_floats = 0;  // that the largest image needs with its border
-  Tensor constants;          // folded batch norms
-  Tensor packed;             // the weights as the kernels read them; undefined: each thread packs
+  int64_t image_floats = 0;    // that the largest image needs with its border
+  Tensor constants;            // folded batch norms
+  std::optional<Lent> packed;  // the weights as the kernels read them; none: each thread packs
 
   // The convolutions that run for at least one image.
   template <typename Visit>
