@@ -1,14 +1,37 @@
 #include "stage_train_batch.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <cstring>
 
 namespace pathnet::train {
 
+namespace {
+
+// Asks for large pages, where the system gives them: a step touches hundreds of MiB for the first
+// time, and a fault each 4 KiB would cost as much as some passes do.
+Tensor with_large_pages(Tensor tensor) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = uintptr_t{1} << 21;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
+  const uintptr_t first = (begin + kPage - 1) & ~(kPage - 1);
+  const uintptr_t end = (begin + tensor.numel() * sizeof(float)) & ~(kPage - 1);
+  // refused where the system has none, which is no error
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
+  return tensor;
+}
+
+}  // namespace
+
 Batch Pool::take(const Extent& extent) {
   auto& free = free_[images_ * extent.floats()];
   if (free.empty())
-    free.push_back(allocate({images_, extent.blocks, extent.height, extent.width, kBlock},
-                            std::string(op_) + ": a value of the batch"));
+    free.push_back(
+        with_large_pages(allocate({images_, extent.blocks, extent.height, extent.width, kBlock},
+                                  std::string(op_) + ": a value of the batch")));
   Batch batch(new Tensor(std::move(free.back())), [&free](Tensor* tensor) {
     free.push_back(std::move(*tensor));
     delete tensor;
