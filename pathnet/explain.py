@@ -19,12 +19,13 @@ from pathnet.ops.stage_train import SUPPORTS as TRAIN
 
 @dataclass(frozen=True)
 class BlockReport:
-    """How one block would run: the op, the backend, whether it is fused with its neighbours, the refusals."""
+    """How one block would run: op, backend, precision of its products, whether it is fused, the refusals."""
 
     block: int
     kind: str
     op: str
     backend: str
+    precision: str
     fused: bool
     reasons: dict[str, str]  # backend -> why it does not run this block
 
@@ -36,7 +37,7 @@ class Explanation:
     blocks: list[BlockReport]
 
     def __str__(self) -> str:
-        lines, notes = [f"{'block':>5}  {'kind':<16} {'op':<12} {'backend':<10} how"], []
+        lines, notes = [f"{'block':>5}  {'kind':<16} {'op':<12} {'backend':<10} {'products':<9} how"], []
         for row in self.blocks:
             marks = []
             for backend, reason in row.reasons.items():
@@ -45,7 +46,10 @@ class Explanation:
                     notes.append(note)
                 marks.append(str(notes.index(note) + 1))
             how = "fused" if row.fused else "module by module"
-            lines.append(f"{row.block:>5}  {row.kind:<16} {row.op:<12} {row.backend:<10} {how} [{', '.join(marks)}]")
+            lines.append(
+                f"{row.block:>5}  {row.kind:<16} {row.op:<12} {row.backend:<10} {row.precision:<9} {how} "
+                f"[{', '.join(marks)}]"
+            )
         return "\n".join([*lines, "", *(f"[{i + 1}] {note}" for i, note in enumerate(notes))])
 
 
@@ -63,16 +67,19 @@ def explain(net: PathResNet, x: Tensor) -> Explanation:
 
 
 def _report(index: int, block: nn.Module, x: Tensor) -> BlockReport:
-    kind = type(block).__name__
+    kind, dtype = type(block).__name__, str(x.dtype).removeprefix("torch.")
     if not isinstance(block, ResidualBlock):
         reason = "it is no pathnet block and runs as the module it is"
-        return BlockReport(index, kind, "module", "none", False, dict.fromkeys(BACKENDS, reason))
+        return BlockReport(index, kind, "module", "none", dtype, False, dict.fromkeys(BACKENDS, reason))
     specs = [block.spec()]
     train = needs_grad(x, specs)
     name, supports, loses = ("stage_train", TRAIN, {}) if train else ("stage_eval", EVAL, LOSES)
-    reasons = {b: why for b in BACKENDS if (why := refusal(name, b, supports, x, specs, loses=loses)) is not None}
+    call = (x, specs) if train else (x, specs, block.precision)
+    reasons = {b: why for b in BACKENDS if (why := refusal(name, b, supports, *call, loses=loses)) is not None}
     fused = fusable_spec(block) is not None
     if not fused:
         why = block.why_as_module() or "the block itself has a hook"
         reasons = {b: f"the block runs module by module, since {why}" for b in BACKENDS if b != "reference"}
-    return BlockReport(index, kind, name, choose(name, supports, x, specs, loses=loses), fused, reasons)
+    backend = choose(name, supports, *call, loses=loses)
+    precision = block.precision if backend == "cpu" and not train else None
+    return BlockReport(index, kind, name, backend, precision or dtype, fused, reasons)

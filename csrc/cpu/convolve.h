@@ -38,17 +38,27 @@ struct Panel {
   int64_t block_stride, position_stride;
   Panel(float* data, int64_t blocks, int64_t tiles)
       : data(data), block_stride(tiles * kBlock), position_stride(blocks * block_stride + kBlock) {}
+
+  float* at(int64_t block, int64_t tile, int r) const {
+    return data + block * block_stride + tile * kBlock + r * kLanes;
+  }
+  // Takes the values of register r of a block, from tile `first` on.
+  auto writer(int64_t block, int64_t first, int r) const {
+    return
+        [to = at(block, first, r), stride = position_stride](int position, int64_t tile, Vector v)
+            __attribute__((always_inline)) { store(to + position * stride + tile * kBlock, v); };
+  }
 };
 
-inline void gather(const Image* in, int64_t first, int64_t count, const Panel& panel) {
+// `panel` is a Panel or another one with its `writer`.
+template <typename AnyPanel>
+void gather(const Image* in, int64_t first, int64_t count, const AnyPanel& panel) {
   for_segments(in[0], first, count, [&](const Segment& s) {
     const Image& image = in[s.image];
     for (int64_t b = 0; b < image.blocks; ++b)
       for (int r = 0; r < kRegisters; ++r)
         transform_input(image.at(b, s.row * kTile - 1, s.column * kTile - 1) + r * kLanes,
-                        image.row_stride(), s.tiles,
-                        panel.data + b * panel.block_stride + s.at * kBlock + r * kLanes,
-                        panel.position_stride);
+                        image.row_stride(), s.tiles, panel.writer(b, s.at, r));
   });
 }
 
@@ -72,7 +82,7 @@ void scatter(const Panel& panel, const Image& out, int64_t first, int64_t count,
     for (int64_t b = 0; b < out.blocks; ++b)
       for (int r = 0; r < kRegisters; ++r) {
         auto state = epilogue.begin(s.image, b, r);
-        const float* products = panel.data + b * panel.block_stride + s.at * kBlock + r * kLanes;
+        const float* products = panel.at(b, s.at, r);
         for (int64_t t = 0; t < s.tiles; ++t, products += kBlock) {
           const int64_t columns = out.width - (s.column + t) * kTile;
           epilogue.move(state, s.row * kTile, (s.column + t) * kTile);

@@ -12,4 +12,12 @@ const EvalKernels& eval_kernels() {
   return kEvalPortable;
 }
 
+const EvalKernels* bf16_eval_kernels() {
+#if defined(__x86_64__)
+  if (full_isa() == Isa::kAmx) return &kEvalAmx;
+  if (full_isa() == Isa::kAvx512Bf16) return &kEvalAvx512Bf16;
+#endif
+  return nullptr;
+}
+
 }  // namespace pathnet

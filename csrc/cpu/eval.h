@@ -55,9 +55,14 @@ extern const EvalKernels kEvalPortable;
 #if defined(__x86_64__)
 extern const EvalKernels kEvalAvx2;
 extern const EvalKernels kEvalAvx512;
+extern const EvalKernels kEvalAvx512Bf16;  // the products of 3x3 convolutions in bf16
+extern const EvalKernels kEvalAmx;         // too
 #endif
 
-// Those of isa().
+// Those of isa(), all in float32.
 const EvalKernels& eval_kernels();
+
+// Those of full_isa() with products in bf16, or null where it has none.
+const EvalKernels* bf16_eval_kernels();
 
 }  // namespace pathnet

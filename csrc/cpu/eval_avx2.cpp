@@ -4,6 +4,7 @@
 #if defined(__x86_64__)
 #pragma GCC target("avx2,fma")
 #define PATHNET_EVAL_KERNELS kEvalAvx2
+#define PATHNET_EVAL_PRODUCTS Float32Products
 #define PATHNET_LANES 8
 #include "eval_kernels.h"
 #endif

@@ -4,6 +4,7 @@
 #if defined(__x86_64__)
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
 #define PATHNET_EVAL_KERNELS kEvalAvx512
+#define PATHNET_EVAL_PRODUCTS Float32Products
 #define PATHNET_LANES 16
 #include "eval_kernels.h"
 #endif

@@ -18,7 +18,7 @@ struct Most {
 Most most(const Plan& plan) {
   Most result;
   const_cast<Plan&>(plan).for_convs([&](const ConvNorm& step) {
-    result.workspace = std::max(result.workspace, eval_kernels().workspace_floats(step.conv));
+    result.workspace = std::max(result.workspace, plan.kernels->workspace_floats(step.conv));
     result.weights = std::max(result.weights, step.conv.weight_floats());
   });
   if (plan.packed.has_value()) result.weights = 0;
@@ -104,8 +104,8 @@ void Group::convolve(const ConvNorm& step, const Images& in, const Images& out,
                      const Epilogue& epilogue) {
   if (in.empty()) return;
   Conv conv = step.conv;
-  if (conv.weights == nullptr) pack(step, weights_), conv.weights = weights_;
-  eval_kernels().convolve(conv, in.data(), out.data(), in.size(), epilogue, workspace_);
+  if (conv.weights == nullptr) pack(*plan_.kernels, step, weights_), conv.weights = weights_;
+  plan_.kernels->convolve(conv, in.data(), out.data(), in.size(), epilogue, workspace_);
 }
 
 // Puts h(x) where the block's value is to stand; of an image that rests, after the block's ReLU.
@@ -124,7 +124,7 @@ void Group::run_shortcut(const Block& block, int64_t images) {
 // Adds the multiple of f(x) to `value`, which holds h(x), and applies the block's ReLU if it has
 // one.
 void Group::run_branch(const Block& block, const Images& value) {
-  const auto& kernels = eval_kernels();
+  const EvalKernels& kernels = *plan_.kernels;
   const size_t count = runs_.size();
   Images in = pick(stream_, runs_);
   Shape shape = block.in;

@@ -1,7 +1,8 @@
 // The kernels of stage_eval, written once for every instruction set. A file that includes this has
 // first included eval_includes.h, chosen its instructions (#pragma GCC target) and defined
-//   PATHNET_EVAL_KERNELS  name of the table that it defines
-//   PATHNET_LANES         floats in one register
+//   PATHNET_EVAL_KERNELS   name of the table that it defines
+//   PATHNET_EVAL_PRODUCTS  how it computes 3x3 convolutions: Float32Products, or as it comes with
+//   PATHNET_LANES          floats in one register
 #include "convolve.h"
 #include "eval.h"
 #include "eval_images.h"
@@ -40,6 +41,23 @@ struct Emit {
   PATHNET_INLINE void end(const State&, int64_t, int64_t, int) const {}
 };
 
+// 3x3 convolutions with products in float32.
+struct Float32Products {
+  static constexpr auto workspace_floats = pathnet::workspace_floats;
+
+  static void pack(const WeightView& weight, const Taps& taps, const Placement& place,
+                   int64_t block, float* packed) {
+    transform_weight_block(weight, taps, place, block, packed);
+  }
+  template <typename Epilogue>
+  static void convolve(const Image* in, const Image& out, int64_t images, const float* weights,
+                       float* workspace, const Epilogue& epilogue, bool phases) {
+    pathnet::convolve(in, out, images, weights, workspace, epilogue, NotAhead(), phases);
+  }
+};
+
+using Products = PATHNET_EVAL_PRODUCTS;
+
 template <bool kAdd, bool kRelu>
 void convolve_into(const Conv& conv, const Image* in, const Image* out, int64_t images,
                    const float* scales, float* workspace) {
@@ -47,7 +65,7 @@ void convolve_into(const Conv& conv, const Image* in, const Image* out, int64_t 
   if (conv.kernel == 1)
     convolve_pixels(in, conv.stride, out[0], images, conv.weights, workspace, emit);
   else
-    convolve(in, out[0], images, conv.weights, workspace, emit, NotAhead(), conv.reads_phases());
+    Products::convolve(in, out[0], images, conv.weights, workspace, emit, conv.reads_phases());
 }
 
 void convolve_images(const Conv& conv, const Image* in, const Image* out, int64_t images,
@@ -61,15 +79,15 @@ void convolve_images(const Conv& conv, const Image* in, const Image* out, int64_
 
 int64_t conv_workspace_floats(const Conv& conv) {
   return conv.kernel == 1 ? pixel_workspace_floats(conv.in_blocks(), conv.out_blocks())
-                          : workspace_floats(conv.in_blocks(), conv.out_blocks());
+                          : Products::workspace_floats(conv.in_blocks(), conv.out_blocks());
 }
 
 void pack_conv(const WeightView& weight, const Conv& conv, int64_t block, float* packed) {
   if (conv.kernel == 1) return pack_pixel_weights(weight, block, packed);
   Placement place{0, conv.in_blocks(), 0, conv.out_blocks()};
-  if (!conv.reads_phases()) return transform_weight_block(weight, kPlainTaps, place, block, packed);
+  if (!conv.reads_phases()) return Products::pack(weight, kPlainTaps, place, block, packed);
   for (const Phase& phase : kPhases) {
-    transform_weight_block(weight, phase_taps(phase.row, phase.column), place, block, packed);
+    Products::pack(weight, phase_taps(phase.row, phase.column), place, block, packed);
     place.first_in += blocks_of(conv.in_channels);
   }
 }

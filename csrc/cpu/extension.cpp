@@ -10,7 +10,7 @@ PyMODINIT_FUNC PyInit__C() {
   static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
   std::string isa, why;
   try {
-    isa = pathnet::to_string(pathnet::isa()), why = pathnet::why_isa();
+    isa = pathnet::to_string(pathnet::full_isa()), why = pathnet::why_isa();
   } catch (const std::invalid_argument& error) {
     PyErr_SetString(PyExc_ImportError, error.what());
     return nullptr;

@@ -4,10 +4,25 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace pathnet {
 namespace {
 
-constexpr Isa kIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512};
+constexpr Isa kIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx};
+
+// Linux gives a process the registers of AMX on request: Documentation/arch/x86/xstate.rst.
+bool may_use_amx() {
+#if defined(__linux__) && defined(__x86_64__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 // The values of the variable up to `best`, as in "portable, avx2 or avx512".
 std::string choices(Isa best) {
@@ -43,6 +58,10 @@ const char* to_string(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
+    case Isa::kAmx:
+      return "amx";
   }
   return "unknown";
 }
@@ -52,7 +71,10 @@ Isa best_isa() {
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return Isa::kPortable;
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return avx512 ? Isa::kAvx512 : Isa::kAvx2;
+  if (!avx512) return Isa::kAvx2;
+  if (!__builtin_cpu_supports("avx512bf16")) return Isa::kAvx512;
+  const bool amx = __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16");
+  return amx && may_use_amx() ? Isa::kAmx : Isa::kAvx512Bf16;
 #else
   return Isa::kPortable;
 #endif
@@ -64,8 +86,8 @@ Isa pick_isa(const char* asked, Isa best) {
   const auto found = std::find_if(std::begin(kIsas), std::end(kIsas),
                                   [&](Isa isa) { return name == to_string(isa); });
   if (found == std::end(kIsas))
-    throw std::invalid_argument("PATHNET_CPU_ISA must be " + choices(Isa::kAvx512) +
-                                ", but it is '" + name + "'. Set it to " + choices(best) +
+    throw std::invalid_argument("PATHNET_CPU_ISA must be " + choices(Isa::kAmx) + ", but it is '" +
+                                name + "'. Set it to " + choices(best) +
                                 ", or unset it for the best of this processor.");
   if (*found > best)
     throw std::invalid_argument("PATHNET_CPU_ISA must name instructions that this processor has (" +
@@ -74,7 +96,9 @@ Isa pick_isa(const char* asked, Isa best) {
   return *found;
 }
 
-Isa isa() { return choice().isa; }
+Isa full_isa() { return choice().isa; }
+
+Isa isa() { return std::min(full_isa(), Isa::kAvx512); }
 
 std::string why_isa() {
   const std::string best = to_string(best_isa());

@@ -5,11 +5,8 @@
 
 namespace pathnet {
 
-enum class Isa {
-  kPortable,
-  kAvx2,
-  kAvx512
-};  // the slowest first: each processor has all up to one
+// The slowest first: each processor has all up to one. The last two multiply bf16, too.
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 
 const char* to_string(Isa isa);  // as the variable has it
 
@@ -21,6 +18,9 @@ Isa pick_isa(const char* asked, Isa best);
 
 // The set of this process. The variable is read in the first call, when the extension is loaded;
 // throws as pick_isa does.
+Isa full_isa();
+
+// The set that its float32 kernels use: at most kAvx512.
 Isa isa();
 
 // Why it is that one; completes "chosen as ...".

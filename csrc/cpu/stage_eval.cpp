@@ -13,6 +13,7 @@
 #include <atomic>
 
 #include "eval_group.h"
+#include "isa.h"
 #include "stage_pack.h"
 
 namespace pathnet {
@@ -69,10 +70,23 @@ void find_runs(Plan& plan, const Switches& switches, int64_t images) {
       plan.blocks[b].runs = switches.runs(n, b);
 }
 
+// The kernels whose products of 3x3 convolutions have this precision.
+const EvalKernels& kernels_of(const std::string& precision) {
+  check(precision == "float32" || precision == "bf16",
+        "stage_eval: precision must be \"float32\" or \"bf16\", but it is \"", precision, "\".");
+  if (precision == "float32") return eval_kernels();
+  const EvalKernels* kernels = bf16_eval_kernels();
+  check(kernels != nullptr,
+        "stage_eval: precision=\"bf16\" needs AVX512-BF16 or AMX, but the kernels run on ",
+        to_string(full_isa()), ". Use precision=\"float32\".");
+  return *kernels;
+}
+
 Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales,
                       std::vector<Tensor> tensors, std::vector<int64_t> blocks,
-                      std::vector<double> eps) {
+                      std::vector<double> eps, std::string precision) {
   Plan plan = read_plan(x, tensors, blocks, eps);
+  plan.kernels = &kernels_of(precision);
   const int64_t images = x.size(0), count = plan.blocks.size();
   const Switches switches(gates, scales, images, count);
 
@@ -99,10 +113,10 @@ Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales
       for (int64_t g; (g = next_group++) < groups.count;) {
         const int64_t first = g * groups.images, some = std::min(groups.images, images - first);
         for (int64_t i = 0; i < some; ++i)
-          eval_kernels().load(view(x_data, x, first + i), group.input(i));
+          plan.kernels->load(view(x_data, x, first + i), group.input(i));
         group.run(first, some);
         for (int64_t i = 0; i < some; ++i)
-          eval_kernels().store(group.output(i), view(out_data, out, first + i));
+          plan.kernels->store(group.output(i), view(out_data, out, first + i));
       }
     }
   });

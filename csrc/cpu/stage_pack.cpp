@@ -55,9 +55,9 @@ void fold_norms(Plan& plan) {
   }
 }
 
-void pack(const ConvNorm& step, float* packed) {
+void pack(const EvalKernels& kernels, const ConvNorm& step, float* packed) {
   for (int64_t block = 0; block < step.conv.out_blocks(); ++block)
-    eval_kernels().pack(step.view, step.conv, block, packed);
+    kernels.pack(step.view, step.conv, block, packed);
 }
 
 void pack_weights(Plan& plan) {
@@ -79,8 +79,7 @@ void pack_weights(Plan& plan) {
   });
   torch::stable::parallel_for(0, parts.size(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      eval_kernels().pack(parts[i].step->view, parts[i].step->conv, parts[i].block,
-                          parts[i].packed);
+      plan.kernels->pack(parts[i].step->view, parts[i].step->conv, parts[i].block, parts[i].packed);
   });
 }
 

@@ -62,6 +62,7 @@ class Switches {
 };
 
 struct Plan {
+  const EvalKernels* kernels = nullptr;
   std::vector<Block> blocks;
   Shape in, out;
   int64_t image_floats = 0;    // that the largest image needs with its border

@@ -31,8 +31,10 @@ PATHNET_INLINE void weight_gradient_rows(const Vector u[6], Vector g[3]) {
   g[2] = u[5] + (kOverA * kA2) * sum_a + (kOverB * kB2) * sum_b;
 }
 
-// G g G^T of one input channel and one register of output channels, given as g[tap].
-PATHNET_INLINE void transform_weight(const Vector g[9], float* u, int64_t position_stride) {
+// G g G^T of one input channel and one register of output channels, given as g[tap]: calls
+// put(position, value).
+template <typename Put>
+PATHNET_INLINE void transform_weight(const Vector g[9], const Put& put) {
   Vector rows[3][6];
   for (int j = 0; j < 3; ++j) {
     const Vector column[3] = {g[j], g[3 + j], g[6 + j]};
@@ -42,7 +44,7 @@ PATHNET_INLINE void transform_weight(const Vector g[9], float* u, int64_t positi
     const Vector row[3] = {rows[0][i], rows[1][i], rows[2][i]};
     Vector out[6];
     weight_rows(row, out);
-    for (int j = 0; j < 6; ++j) store(u + (i * 6 + j) * position_stride, out[j]);
+    for (int j = 0; j < 6; ++j) put(i * 6 + j, out[j]);
   }
 }
 
@@ -112,18 +114,13 @@ inline void gather_taps(const WeightView& w, int64_t out, int64_t in, TapBlock& 
   }
 }
 
-// The output block `block` of w, at `place` in u: [positions][groups of kWidest blocks of output
-// channels][in_blocks * 16][blocks in the group * 16], as multiply_position reads it.
-void transform_weight_block(const WeightView& w, const Taps& taps, const Placement& place,
-                            int64_t block, float* u) {
-  const int64_t in_channels = place.in_blocks * kBlock;
-  const int64_t position_stride = position_floats(place.in_blocks, place.out_blocks);
-  const int64_t column = place.first_out + block, group = column / kWidest * kWidest;
-  const int64_t wide = std::min<int64_t>(kWidest, place.out_blocks - group);
-  float* to = u + group * kBlock * in_channels + (column - group) * kBlock +
-              place.first_in * kBlock * wide * kBlock;
+// The output block `block` of w: calls put(c, r, position, value) for every input channel c, whole
+// blocks of them, and register r.
+template <typename Put>
+PATHNET_INLINE void transform_weight_block(const WeightView& w, const Taps& taps, int64_t block,
+                                           const Put& put) {
   TapBlock values;
-  for (int64_t c = 0; c < round_up(w.in, kBlock); ++c, to += wide * kBlock) {
+  for (int64_t c = 0; c < round_up(w.in, kBlock); ++c) {
     if (c % kBlock == 0) gather_taps(w, block * kBlock, c, values);
     for (int r = 0; r < kRegisters; ++r) {
       const Vector scale =
@@ -132,9 +129,26 @@ void transform_weight_block(const WeightView& w, const Taps& taps, const Placeme
       for (int tap = 0; tap < 9; ++tap)
         g[tap] =
             taps[tap] < 0 ? Vector{} : scale * load(values.at[c % kBlock][taps[tap]] + r * kLanes);
-      transform_weight(g, to + r * kLanes, position_stride);
+      transform_weight(g, [&](int position, Vector v)
+                              __attribute__((always_inline)) { put(c, r, position, v); });
     }
   }
+}
+
+// The output block `block` of w, at `place` in u: [positions][groups of kWidest blocks of output
+// channels][in_blocks * 16][blocks in the group * 16], as multiply_position reads it.
+inline void transform_weight_block(const WeightView& w, const Taps& taps, const Placement& place,
+                                   int64_t block, float* u) {
+  const int64_t in_channels = place.in_blocks * kBlock;
+  const int64_t position_stride = position_floats(place.in_blocks, place.out_blocks);
+  const int64_t column = place.first_out + block, group = column / kWidest * kWidest;
+  const int64_t row_stride = std::min<int64_t>(kWidest, place.out_blocks - group) * kBlock;
+  float* to = u + group * kBlock * in_channels + (column - group) * kBlock +
+              place.first_in * kBlock * row_stride;
+  transform_weight_block(
+      w, taps, block, [=](int64_t c, int r, int position, Vector v) __attribute__((always_inline)) {
+        store(to + position * position_stride + c * row_stride + r * kLanes, v);
+      });
 }
 
 }  // namespace

@@ -51,12 +51,12 @@ PATHNET_INLINE void gradient_rows(const Vector y[4], Vector m[6]) {
   m[3] = even_b + odd_b, m[4] = even_b - odd_b;
 }
 
-// Two rows of B^T d B for `tiles` tiles in a row, for one register of channels. The first transform
-// of a column serves the two tiles that share it. Three such passes, since all six rows need more
-// registers than there are.
-template <int kRow0, int kRow1>
+// Two rows of B^T d B for `tiles` tiles in a row, for one register of channels: calls
+// put(position, tile, value). The first transform of a column serves the two tiles that share it.
+// Three such passes, since all six rows need more registers than there are.
+template <int kRow0, int kRow1, typename Put>
 PATHNET_INLINE void input_row_pair(const float* patch, int64_t row_stride, int64_t tiles,
-                                   float* out, int64_t position_stride) {
+                                   const Put& put) {
   Vector w0[6], w1[6];
   const auto column = [&](int64_t x, Vector& r0, Vector& r1) __attribute__((always_inline)) {
     Vector d[6];
@@ -67,31 +67,30 @@ PATHNET_INLINE void input_row_pair(const float* patch, int64_t row_stride, int64
     if constexpr (kRow0 == 1) input_rows_1_2(d, r0, r1);
     if constexpr (kRow0 == 3) input_rows_3_4(d, r0, r1);
   };
-  const auto emit = [&](const Vector w[6], float* to) __attribute__((always_inline)) {
+  const auto emit = [&](const Vector w[6], int row, int64_t tile) __attribute__((always_inline)) {
     Vector r[6];
     input_rows_0_5(w, r[0], r[5]);
     input_rows_1_2(w, r[1], r[2]);
     input_rows_3_4(w, r[3], r[4]);
-    for (int j = 0; j < 6; ++j) store(to + j * position_stride, r[j]);
+    for (int j = 0; j < 6; ++j) put(row * 6 + j, tile, r[j]);
   };
   column(0, w0[0], w1[0]);
   column(1, w0[1], w1[1]);
-  float* row0 = out + kRow0 * 6 * position_stride;
-  float* row1 = out + kRow1 * 6 * position_stride;
   for (int64_t t = 0; t < tiles; ++t) {
     for (int j = 2; j < 6; ++j) column(t * kTile + j, w0[j], w1[j]);
-    emit(w0, row0 + t * kBlock);
-    emit(w1, row1 + t * kBlock);
+    emit(w0, kRow0, t);
+    emit(w1, kRow1, t);
     w0[0] = w0[4], w0[1] = w0[5], w1[0] = w1[4], w1[1] = w1[5];
   }
 }
 
 // B^T d B of `tiles` tiles in a row; `patch` is the upper left corner of the first one's patch.
+template <typename Put>
 PATHNET_INLINE void transform_input(const float* patch, int64_t row_stride, int64_t tiles,
-                                    float* out, int64_t position_stride) {
-  input_row_pair<0, 5>(patch, row_stride, tiles, out, position_stride);
-  input_row_pair<1, 2>(patch, row_stride, tiles, out, position_stride);
-  input_row_pair<3, 4>(patch, row_stride, tiles, out, position_stride);
+                                    const Put& put) {
+  input_row_pair<0, 5>(patch, row_stride, tiles, put);
+  input_row_pair<1, 2>(patch, row_stride, tiles, put);
+  input_row_pair<3, 4>(patch, row_stride, tiles, put);
 }
 
 // A^T m A of one tile for one register of channels: calls emit(j, y) with each column y of it.

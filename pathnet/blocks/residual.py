@@ -21,13 +21,14 @@ class ResidualBlock(nn.Module):
     post_activation: ClassVar[bool] = True
 
     zero_unused = False  # unused_grad="zero" of the net
+    precision: str | None = None  # of the net
 
     def _add_shortcut(self, kind: str, in_channels: int, out_channels: int, stride: int) -> None:
         self.relu = nn.ReLU(inplace=True)
         self.downsample = make_shortcut(kind, in_channels, out_channels, stride, norm=self.post_activation)
 
     def forward(self, x: Tensor, route: Route | None = None) -> Tensor:
-        return stage(x, [self.spec()], route, self.zero_unused)
+        return stage(x, [self.spec()], route, self.zero_unused, self.precision)
 
     def spec(self) -> Block:
         """The block as values; a child that was hooked or swapped stands in it as the module it is."""

@@ -23,6 +23,7 @@ class Stage(nn.Sequential):
     """Residual blocks one after the other, x [N, C, H, W]; called alone it is what plain PyTorch would run."""
 
     zero_unused = False  # unused_grad="zero" of the net
+    precision: str | None = None  # of the net
 
     def forward(self, x: Tensor, route: Route | None = None, order: Sequence[int] | None = None) -> Tensor:
         """Run the blocks in `order` (indices in this stage); `route` has a column a block, in the stage's own order."""
@@ -33,7 +34,7 @@ class Stage(nn.Sequential):
                 indices = list(run)
                 part = None if route is None else route.at(indices)
                 fused = [specs[i] for i in indices]
-                x = stage(x, fused, part, self.zero_unused)  # type: ignore[arg-type]  # no None: groupby parts them
+                x = stage(x, fused, part, self.zero_unused, self.precision)  # type: ignore[arg-type]  # no None: groupby parts them
             else:
                 for i in run:
                     x = _call_block(self[i], x, None if route is None else route.at([i]))

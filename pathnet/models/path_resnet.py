@@ -29,6 +29,8 @@ class PathResNet(nn.Module):
     `block`: "basic", "preact" or "bottleneck". `shortcut`: "pad", "pad_end" or "conv". `width`: channels of the first
     stage. `paths`: a `Paths` or a sampler. `bn`: whose statistics per-sample gates use, the "active" rows' or "all".
     `unused_grad`: "none" leaves the gradient of what a step does not train None, "zero" makes it zeros.
+    `precision="bf16"`: in evaluation the CPU kernel rounds the operands of its Winograd products to bf16
+    (docs/numerics.md); training and the other backends do not. None: everything in the input's dtype.
 
     Raises ValueError for a depth, block, stem or shortcut that does not exist, naming those that do.
     Sources: He et al. 2015, sections 3 and 4.2; He et al. 2016; Veit, Wilber, Belongie 2016.
@@ -58,13 +60,15 @@ class PathResNet(nn.Module):
         check_choice("shortcut", shortcut, SHORTCUTS)
         check_choice("bn", bn, ("active", "all"))
         check_choice("unused_grad", unused_grad, ("none", "zero"))
-        check_choice("precision", precision, (None,))
+        check_choice("precision", precision, (None, "bf16"))
         sizes = stage_sizes(depth, block, stem)
         self.depth, self.row_statistics = depth, bn
         self.in_channels, self.smallest_image = in_channels, 4 if cifar else 32
         channels = width or (16 if cifar else 64)
         self._add_stem(in_channels, channels, cifar, preact=block == "preact")
-        self._add_stages(sizes, channels, BLOCKS[block], shortcut, zero_unused=unused_grad == "zero")
+        self._add_stages(sizes, channels, BLOCKS[block], shortcut)
+        for part in (*self.stages, *self.blocks):
+            part.zero_unused, part.precision = unused_grad == "zero", precision
         self._add_head(num_classes, preact=block == "preact")
         self._initialise()
         self._draws = Draws()
@@ -85,7 +89,6 @@ class PathResNet(nn.Module):
         channels: int,
         block: type[ResidualBlock],
         shortcut: str,
-        zero_unused: bool,
     ) -> None:
         self._stage_names = tuple(f"layer{i + 1}" for i in range(len(sizes)))
         inside = channels
@@ -94,10 +97,8 @@ class PathResNet(nn.Module):
             for j in range(size):
                 stride = 2 if i > 0 and j == 0 else 1
                 stage.append(block(inside, width, stride, shortcut))
-                stage[-1].zero_unused = zero_unused
                 inside = width * block.expansion
             self.add_module(name, Stage(*stage))
-            getattr(self, name).zero_unused = zero_unused
         self.num_features = inside
 
     def _add_head(self, num_classes: int, preact: bool) -> None:

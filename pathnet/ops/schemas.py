@@ -9,12 +9,14 @@ import torch
 
 from pathnet import extension
 
-SCHEMA_VERSION = 1  # compiled into the extension too; raise it with every change of a schema below
+SCHEMA_VERSION = 2  # compiled into the extension too; raise it with every change of a schema below
 
 SCHEMAS = (
     # A stage of gated blocks in evaluation, batch norm folded. csrc/cpu/stage_eval.cpp
     # gates int8 and scales float32 [blocks] or [N, blocks]; blocks: form, stride, shortcut, pad_before for each.
-    "stage_eval(Tensor x, Tensor gates, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps) -> Tensor",
+    # precision of the products of 3x3 convolutions: float32 or bf16.
+    "stage_eval(Tensor x, Tensor gates, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps, str precision)"
+    " -> Tensor",
     # A run of gated blocks in training, float32, one gate a block for the whole batch. csrc/cpu/stage_train.cpp
     # blocks: form, stride and gate for each; norm_flags: by batch statistics, running ones move; norm_constants: eps,
     # momentum. running (mean and variance) moves in place. `skip` is h(x) of the first block, None for the identity.

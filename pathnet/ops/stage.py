@@ -14,15 +14,22 @@ from pathnet.reference import Block
 from pathnet.route import Route
 
 
-def stage(x: Tensor, blocks: Sequence[Block], route: Route | None = None, zero_unused: bool = False) -> Tensor:
+def stage(
+    x: Tensor,
+    blocks: Sequence[Block],
+    route: Route | None = None,
+    zero_unused: bool = False,
+    precision: str | None = None,
+) -> Tensor:
     """Run gated blocks one after the other: x_i = act(h_i(x_{i-1}) + s_i f_i(x_{i-1})), gated by `route`.
 
     Shapes: x [N, C, H, W]. `route=None` is every block FULL with multiplier 1. What a step does not train keeps
-    `grad is None` (`zero_unused`: gets zeros). Raises RuntimeError if a forced backend cannot run the call.
+    `grad is None` (`zero_unused`: gets zeros). `precision` is that of `stage_eval`; a step that trains has none.
+    Raises RuntimeError if a forced backend cannot run the call.
     """
     if needs_grad(x, blocks):
         return stage_train(x, blocks, route, zero_unused)
-    return stage_eval(x, blocks, route)
+    return stage_eval(x, blocks, route, precision)
 
 
 def needs_grad(x: Tensor, blocks: Sequence[Block]) -> bool:

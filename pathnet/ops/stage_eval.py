@@ -28,13 +28,14 @@ FORMS: dict[
 IDENTITY, PAD, CONV = range(3)
 
 
-def stage_eval(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> Tensor:
+def stage_eval(x: Tensor, blocks: Sequence[Block], route: Route | None = None, precision: str | None = None) -> Tensor:
     """`stage` without a gradient: x_i = act(h_i(x_{i-1}) + s_i f_i(x_{i-1})), OFF blocks cost nothing.
 
+    `precision="bf16"`: the CPU kernel rounds the operands of its Winograd products to bf16; the reference does not.
     Shapes: x [N, C, H, W]. Raises RuntimeError if a forced backend cannot run the call.
     """
-    if choose("stage_eval", SUPPORTS, x, blocks, loses=LOSES) == "cpu":
-        return _stage_eval_cpu(x, blocks, route)
+    if choose("stage_eval", SUPPORTS, x, blocks, precision, loses=LOSES) == "cpu":
+        return _stage_eval_cpu(x, blocks, route, precision)
     if route is None:
         return reference_stage(x, blocks, [Step()] * len(blocks))
     if torch.compiler.is_compiling() and not holds_modules(blocks):
@@ -42,7 +43,7 @@ def stage_eval(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -
     return reference_stage(x, blocks, host_steps(route.gates, route.multiplier, route.update, route.mask_rows))
 
 
-def supports_cpu(x: Tensor, blocks: Sequence[Block]) -> str | None:
+def supports_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = None) -> str | None:
     """Why the compiled CPU kernel cannot run these blocks, in a sentence; None if it can."""
     if not extension.available():
         return extension.why_not()
@@ -52,6 +53,9 @@ def supports_cpu(x: Tensor, blocks: Sequence[Block]) -> str | None:
         return f"x is {x.dtype}, and this kernel computes in float32"
     if torch.is_autocast_enabled("cpu"):
         return "autocast asks for another dtype than this kernel's float32"
+    instructions = extension.build_info()["cpu"]["instructions"]
+    if precision == "bf16" and instructions not in MULTIPLY_BF16:
+        return f'precision="bf16" needs AVX512-BF16 or AMX, and the kernels here run on {instructions}'
     return next((reason for block in blocks if (reason := _unfit(block))), None)
 
 
@@ -104,8 +108,13 @@ def _shortcut_kind(block: Block) -> int | None:
     return known.get(kinds)
 
 
-def loses_cpu(x: Tensor, blocks: Sequence[Block]) -> str | None:
-    """Where the vendor's convolutions beat this kernel: few pixels share large weights (docs/benchmarks.md)."""
+def loses_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = None) -> str | None:
+    """Where the vendor's convolutions beat this kernel: few pixels share large weights (docs/benchmarks.md).
+
+    Products in bf16 are this kernel's alone.
+    """
+    if precision == "bf16":
+        return None
     weights = [layer.weight for block in blocks for layer in block.residual if isinstance(layer, Conv)]
     widest = max((weight.shape[0] for weight in weights if weight.shape[-1] == 3), default=0)
     if widest > WIDEST:
@@ -114,11 +123,12 @@ def loses_cpu(x: Tensor, blocks: Sequence[Block]) -> str | None:
 
 
 WIDEST = 256  # channels of a 3x3 convolution whose transformed weights are worth their making
+MULTIPLY_BF16 = ("avx512_bf16", "amx")  # instruction sets (csrc/cpu/isa.h)
 LOSES = {"cpu": loses_cpu}
 SUPPORTS = {"cpu": supports_cpu, "reference": lambda *call: None}
 
 
-def _stage_eval_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None) -> Tensor:
+def _stage_eval_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None, precision: str | None) -> Tensor:
     """Peel off the OFF blocks where gates are known on the host, and call the kernel once for the rest."""
     gates, scales = torch.ones(len(blocks), dtype=torch.int8), torch.ones(len(blocks))
     if route is not None:
@@ -133,7 +143,8 @@ def _stage_eval_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None) -> 
     tensors = [t for block in blocks for layer in (*block.residual, *block.shortcut) for t in _tensors(layer)]
     norms = [layer for block in blocks for layer in (*block.residual, *block.shortcut) if isinstance(layer, Norm)]
     described = [number for block in blocks for number in _describe(block)]
-    return torch.ops.pathnet.stage_eval(x, gates, scales, tensors, described, [norm.eps for norm in norms])
+    eps = [norm.eps for norm in norms]
+    return torch.ops.pathnet.stage_eval(x, gates, scales, tensors, described, eps, precision or "float32")
 
 
 def _tensors(layer: Layer) -> list[Tensor]:
@@ -152,7 +163,7 @@ def _describe(block: Block) -> tuple[int, int, int, int]:
     return form, stride, shortcut, before
 
 
-def _fake(x, gates, scales, tensors, blocks, eps):
+def _fake(x, gates, scales, tensors, blocks, eps, precision):
     n, channels, h, w = x.shape
     weights = [t for t in tensors if t.dim() == 4]
     for form, stride, shortcut, _ in zip(*[iter(blocks)] * 4, strict=True):
