@@ -55,8 +55,8 @@ def why_not(device: str = "cpu") -> str | None:
 def build_info() -> dict[str, dict[str, object]]:
     """Facts about each extension that is loaded, by device.
 
-    `file`, `schema_version`, `torch` and `compiler`; for the CPU also `instructions` (avx512, avx2 or portable)
-    and `why_instructions`; for CUDA also `cuda` and `architectures`.
+    `file`, `schema_version`, `torch` and `compiler`; for the CPU also `instructions` (a value of
+    PATHNET_CPU_ISA) and `why_instructions`; for CUDA also `cuda` and `architectures`.
     """
     return {device: _facts(module) for device, module in _modules.items()}
 

@@ -13,7 +13,7 @@ import pytest
 from pathnet import extension
 
 CPU = Path(__file__).resolve().parents[1] / "csrc" / "cpu"
-ISAS = ("portable", "avx2", "avx512")
+ISAS = ("portable", "avx2", "avx512", "avx512_bf16", "amx")  # in the order of Isa
 
 compiled = pytest.mark.skipif(not extension.available(), reason="the extension is not compiled")
 
@@ -39,7 +39,7 @@ ASK = """
 #include "isa.h"
 int main(int, char** arguments) {
   using namespace pathnet;
-  const Isa best = arguments[2][0] == '2' ? Isa::kAvx512 : arguments[2][0] == '1' ? Isa::kAvx2 : Isa::kPortable;
+  const Isa best = static_cast<Isa>(arguments[2][0] - '0');
   try {
     std::cout << to_string(pick_isa(arguments[1], best));
   } catch (const std::exception& error) {
@@ -78,7 +78,8 @@ def test_without_the_variable_it_is_the_best(isa):
 def test_an_unknown_value_leaves_the_reference_and_says_so(isa):
     result = python(REPORT, isa, warnings="always")
     sentence = (
-        f"pathnet._C is not loaded: PATHNET_CPU_ISA must be portable, avx2 or avx512, but it is '{isa}'. Set it to "
+        "pathnet._C is not loaded: PATHNET_CPU_ISA must be portable, avx2, avx512, avx512_bf16 or amx, but it is "
+        f"'{isa}'. Set it to "
     )
     assert result.returncode == 0, result.stderr
     assert f"pathnet runs on plain PyTorch: {sentence}" in result.stderr

@@ -67,7 +67,8 @@ class PathResNet(nn.Module):
         channels = width or (16 if cifar else 64)
         self._add_stem(in_channels, channels, cifar, preact=block == "preact")
         self._add_stages(sizes, channels, BLOCKS[block], shortcut)
-        for part in (*self.stages, *self.blocks):
+        parts: list[Stage | ResidualBlock] = [*self.stages, *self.blocks]
+        for part in parts:
             part.zero_unused, part.precision = unused_grad == "zero", precision
         self._add_head(num_classes, preact=block == "preact")
         self._initialise()
