@@ -57,7 +57,7 @@ def test_loading_again_does_nothing():
 def test_another_schema_version_is_not_used(monkeypatch, unloaded):
     compiled = types.SimpleNamespace(schema_version=SCHEMA_VERSION)
     monkeypatch.setattr(importlib, "import_module", lambda name: compiled)
-    with pytest.warns(UserWarning, match="compiled for version 1 of the operators.*Install pathnet again") as caught:
+    with pytest.warns(UserWarning, match="compiled for version .* of the operators.*Install pathnet again") as caught:
         extension.load(SCHEMA_VERSION + 1)
     assert len(caught) == 1
     assert not extension.available()

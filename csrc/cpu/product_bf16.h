@@ -4,6 +4,7 @@
 // Zen 4 twice as fast as float32 FMA, on Sapphire Rapids half as fast.
 #pragma once
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "amx.h"

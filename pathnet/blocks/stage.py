@@ -33,8 +33,8 @@ class Stage(nn.Sequential):
             if fusable:
                 indices = list(run)
                 part = None if route is None else route.at(indices)
-                fused = [specs[i] for i in indices]
-                x = stage(x, fused, part, self.zero_unused, self.precision)  # type: ignore[arg-type]  # no None: groupby parts them
+                fused = [specs[i] for i in indices]  # without None: groupby has parted them
+                x = stage(x, fused, part, self.zero_unused, self.precision)  # type: ignore[arg-type]
             else:
                 for i in run:
                     x = _call_block(self[i], x, None if route is None else route.at([i]))

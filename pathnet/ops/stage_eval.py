@@ -53,10 +53,16 @@ def supports_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = Non
         return f"x is {x.dtype}, and this kernel computes in float32"
     if torch.is_autocast_enabled("cpu"):
         return "autocast asks for another dtype than this kernel's float32"
+    return _unfit_precision(precision) or next((reason for block in blocks if (reason := _unfit(block))), None)
+
+
+def _unfit_precision(precision: str | None) -> str | None:
+    if precision is None:
+        return None
     instructions = extension.build_info()["cpu"]["instructions"]
-    if precision == "bf16" and instructions not in MULTIPLY_BF16:
-        return f'precision="bf16" needs AVX512-BF16 or AMX, and the kernels here run on {instructions}'
-    return next((reason for block in blocks if (reason := _unfit(block))), None)
+    if instructions in MULTIPLY_BF16:
+        return None
+    return f'precision="bf16" needs AVX512-BF16 or AMX, and the kernels here run on {instructions}'
 
 
 def _unfit(block: Block) -> str | None:
