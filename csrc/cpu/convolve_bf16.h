@@ -46,7 +46,7 @@ inline int64_t panel_floats_bf16(int64_t in_blocks, int64_t tiles) {
 template <typename Unit>
 void multiply_panel_bf16(const PanelBf16& v, const Panel& m, int64_t out_blocks, const Bf16* u,
                          bool phases) {
-  for (int p = 0; p < kPositions; ++p, u += v.blocks * kBlock * out_blocks * kBlock) {
+  for (int p = 0; p < kPositions; ++p, u += position_numbers(v.blocks, out_blocks)) {
     float* products = m.data + p * m.position_stride;
     if (phases && reach_of_phases(p, v.blocks).blocks == 0)
       std::memset(products, 0, out_blocks * m.block_stride * sizeof(float));

@@ -12,13 +12,18 @@ using WordVector = uint32_t __attribute__((vector_size(kBlock * sizeof(uint32_t)
 // 16 numbers, rounded to the nearest.
 PATHNET_INLINE Bf16Vector to_bf16(Vector v) { return (Bf16Vector)_mm512_cvtneps_pbh((__m512)v); }
 
+// Numbers from one position's weights to the next one's: a line apart, as position_floats.
+constexpr int64_t position_numbers(int64_t in_blocks, int64_t out_blocks) {
+  return in_blocks * kBlock * out_blocks * kBlock + kPair;
+}
+
 // The output block `block` of w, at `place` in u: [positions][groups of kAmxWidest blocks of output
 // channels][pairs of blocks of input channels][blocks in the group][square], as
 // multiply_position_bf16 reads it.
 inline void transform_weight_block_bf16(const WeightView& w, const Taps& taps,
                                         const Placement& place, int64_t block, Bf16* u) {
   const int64_t in_channels = place.in_blocks * kBlock;
-  const int64_t position_stride = in_channels * place.out_blocks * kBlock;
+  const int64_t position_stride = position_numbers(place.in_blocks, place.out_blocks);
   const int64_t column = place.first_out + block, group = column / kAmxWidest * kAmxWidest;
   const int64_t wide = std::min<int64_t>(kAmxWidest, place.out_blocks - group);
   Bf16* to = u + group * kBlock * in_channels;
