@@ -11,10 +11,11 @@ from pathnet.backend import BACKENDS, choose, refusal
 from pathnet.blocks import ResidualBlock
 from pathnet.blocks.stage import fusable_spec
 from pathnet.models import PathResNet
-from pathnet.ops.stage import needs_grad
+from pathnet.ops.stage import trains
 from pathnet.ops.stage_eval import LOSES
 from pathnet.ops.stage_eval import SUPPORTS as EVAL
 from pathnet.ops.stage_train import SUPPORTS as TRAIN
+from pathnet.reference import Conv, Pad
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,22 @@ def explain(net: PathResNet, x: Tensor) -> Explanation:
     with torch.no_grad():
         inside = net.stem(x, update=False)
     inside = inside.requires_grad_(torch.is_grad_enabled() and any(p.requires_grad for p in net.parameters()))
-    return Explanation([_report(i, block, inside) for i, block in enumerate(net.blocks)])
+    rows = []
+    for i, block in enumerate(net.blocks):
+        rows.append(_report(i, block, inside))
+        inside = _after(block, inside)
+    return Explanation(rows)
+
+
+def _after(block: nn.Module, x: Tensor) -> Tensor:
+    """A tensor of the shape that leaves the block, as its shortcut says; nobody reads its values."""
+    n, channels, h, w = x.shape
+    for layer in block.spec().shortcut if isinstance(block, ResidualBlock) else ():
+        if isinstance(layer, Pad):
+            channels, h, w = channels + layer.before + layer.after, -(-h // layer.stride), -(-w // layer.stride)
+        elif isinstance(layer, Conv):
+            channels, h, w = len(layer.weight), -(-h // layer.stride[0]), -(-w // layer.stride[1])
+    return x.new_empty((n, channels, h, w)).requires_grad_(x.requires_grad)
 
 
 def _report(index: int, block: nn.Module, x: Tensor) -> BlockReport:
@@ -72,7 +88,7 @@ def _report(index: int, block: nn.Module, x: Tensor) -> BlockReport:
         reason = "it is no pathnet block and runs as the module it is"
         return BlockReport(index, kind, "module", "none", dtype, False, dict.fromkeys(BACKENDS, reason))
     specs = [block.spec()]
-    train = needs_grad(x, specs)
+    train = trains(x, specs)
     name, supports, loses = ("stage_train", TRAIN, {}) if train else ("stage_eval", EVAL, LOSES)
     call = (x, specs) if train else (x, specs, block.precision)
     reasons = {b: why for b in BACKENDS if (why := refusal(name, b, supports, *call, loses=loses)) is not None}

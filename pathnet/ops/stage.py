@@ -10,7 +10,7 @@ from torch import Tensor
 from pathnet.ops.parameters import parameters
 from pathnet.ops.stage_eval import stage_eval
 from pathnet.ops.stage_train import stage_train
-from pathnet.reference import Block
+from pathnet.reference import Block, Norm
 from pathnet.route import Route
 
 
@@ -27,9 +27,15 @@ def stage(
     `grad is None` (`zero_unused`: gets zeros). `precision` is that of `stage_eval`; a step that trains has none.
     Raises RuntimeError if a forced backend cannot run the call.
     """
-    if needs_grad(x, blocks):
+    if trains(x, blocks):
         return stage_train(x, blocks, route, zero_unused)
     return stage_eval(x, blocks, route, precision)
+
+
+def trains(x: Tensor, blocks: Sequence[Block]) -> bool:
+    """Whether `stage_train` runs the blocks: a gradient is needed, or statistics are those of the batch."""
+    layers = [layer for block in blocks for layer in (*block.residual, *block.shortcut)]
+    return needs_grad(x, blocks) or any(isinstance(layer, Norm) and layer.batch_stats for layer in layers)
 
 
 def needs_grad(x: Tensor, blocks: Sequence[Block]) -> bool:

@@ -10,12 +10,13 @@ from torch import Tensor
 from pathnet.backend import choose
 from pathnet.ops.parameters import holds_modules, idle_parameters
 from pathnet.ops.stage_traced import stage_traced
+from pathnet.ops.stage_train_cpu import stage_train_cpu, supports_cpu
 from pathnet.ops.untouched import attach_untouched
 from pathnet.reference import Block, Step, host_steps
 from pathnet.reference import stage as reference_stage
 from pathnet.route import Route
 
-SUPPORTS = {"reference": lambda *call: None}
+SUPPORTS = {"cpu": supports_cpu, "reference": lambda *call: None}
 
 
 def stage_train(x: Tensor, blocks: Sequence[Block], route: Route | None, zero_unused: bool) -> Tensor:
@@ -24,11 +25,14 @@ def stage_train(x: Tensor, blocks: Sequence[Block], route: Route | None, zero_un
     Shapes: x [N, C, H, W]. Gates are read on the host, where a compiled graph keeps them as data (`stage_traced`).
     Raises RuntimeError if a forced backend cannot run the call.
     """
-    choose("stage_train", SUPPORTS, x, blocks)
+    backend = choose("stage_train", SUPPORTS, x, blocks, route)
+    if route is not None:
+        if torch.compiler.is_compiling() and not holds_modules(blocks):
+            return stage_traced(x, blocks, route, zero_unused)
+        untouched, elsewhere = idle_parameters(blocks, route)
+        x = attach_untouched(x, untouched, elsewhere, zero_unused)
+    if backend == "cpu":
+        return stage_train_cpu(x, blocks, route)
     if route is None:
         return reference_stage(x, blocks, [Step()] * len(blocks))
-    if torch.compiler.is_compiling() and not holds_modules(blocks):
-        return stage_traced(x, blocks, route, zero_unused)
-    untouched, elsewhere = idle_parameters(blocks, route)
-    x = attach_untouched(x, untouched, elsewhere, zero_unused)
     return reference_stage(x, blocks, host_steps(route.gates, route.multiplier, route.update, route.mask_rows))

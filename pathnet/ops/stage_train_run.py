@@ -1,0 +1,121 @@
+"""A run of gated blocks as one autograd function over the ops stage_train_fwd and stage_train_bwd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pathnet.gates import Gate
+from pathnet.ops.stage_train_rules import BASIC, PREACT
+from pathnet.reference import Block, Conv, Norm, Step
+from pathnet.reference.block import RESIDUAL_FLOW
+
+
+class Layout(NamedTuple):
+    """All but the tensors, as the ops take it: block after block in the order of execution."""
+
+    blocks: list[int]  # form, stride and gate of each block
+    scales: list[float]  # the multiplier of each block
+    flags: list[bool]  # of each batch norm: by batch statistics, and whether the running ones move
+    constants: list[float]  # of each batch norm: eps and momentum
+
+
+class Run(NamedTuple):
+    """A run as the flat lists of an op."""
+
+    layout: Layout
+    weights: list[Tensor]  # of each convolution
+    norms: list[Tensor]  # weight and bias of each batch norm
+    running: list[Tensor]  # mean and variance of each batch norm
+    counters: list[Tensor]  # num_batches_tracked of each batch norm that moves
+
+
+def stage_train_run(x: Tensor, skip: Tensor | None, blocks: Sequence[tuple[Block, Step]]) -> Tensor:
+    """x [N, C, H, W] through blocks of one gate each, whose shortcut is the identity; h(x) is `skip` for the first."""
+    run = Run(Layout([], [], [], []), [], [], [], [])
+    for spec, step in blocks:
+        _append(run, spec, step)
+    if run.counters:
+        torch._foreach_add_(run.counters, 1)
+    if skip is not None and blocks[0][1].gate is Gate.FORWARD:
+        x = x.detach()  # all gradient takes the shortcut
+    if not _recorded(x, skip, *run.weights, *run.norms):
+        run.layout.blocks[2::3] = [int(Gate.FORWARD)] * len(blocks)  # the same values, and the least is saved
+    return _StageTrainRun.apply(x, skip, run.layout, run.running, *run.weights, *run.norms)
+
+
+def _recorded(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _append(run: Run, spec: Block, step: Step) -> None:
+    assert isinstance(step.gate, Gate) and isinstance(step.multiplier, float)  # the kernels take no others
+    flow, moves = RESIDUAL_FLOW[step.gate], step.update and step.gate is not Gate.FROZEN
+    for layer in spec.residual:
+        if isinstance(layer, Conv):
+            run.weights.append(flow.weights(layer.weight))
+        elif isinstance(layer, Norm):
+            weight, bias, mean, variance, count = (t for t in layer[:5] if t is not None)  # none is: `supports_cpu`
+            run.norms.extend((flow.weights(weight), flow.weights(bias)))
+            run.running.extend((mean, variance))
+            run.counters.extend([count] if layer.batch_stats and moves else [])
+            run.layout.flags.extend((layer.batch_stats, layer.batch_stats and moves))
+            run.layout.constants.extend((layer.eps, layer.momentum or 0.0))
+    stride = max(layer.stride[0] for layer in spec.residual if isinstance(layer, Conv))
+    run.layout.blocks.extend((PREACT if spec.act is None else BASIC, stride, int(step.gate)))
+    run.layout.scales.append(step.multiplier)
+
+
+class _StageTrainRun(torch.autograd.Function):
+    """The op keeps copies of what its backward reads, weights of convolutions apart; those of FORWARD blocks it never
+    reads."""
+
+    @staticmethod
+    def forward(ctx, x, skip, layout, running, *params):
+        count = len(params) - len(running)  # a convolution has one parameter, a batch norm two of each kind
+        weights, norms = params[:count], params[count:]
+        y, saved = torch.ops.pathnet.stage_train_fwd(x, skip, weights, norms, running, *layout)
+        ctx.layout, ctx.norms, ctx.running, ctx.has_skip = layout, norms, running, skip is not None
+        ctx.like_x = x.shape, x.stride()
+        ctx.unread = [w if gate == Gate.FORWARD else None for w, gate in _with_gates(weights, layout)]
+        read = [w for w, gate in _with_gates(weights, layout) if gate != Gate.FORWARD]
+        ctx.save_for_backward(*read, *saved)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        needs = [*ctx.needs_input_grad[:2], *ctx.needs_input_grad[4:]]
+        x = torch.empty_strided(*ctx.like_x)  # tells shape and memory format; nobody reads it
+        kept = iter(ctx.saved_tensors)
+        weights = [next(kept) if w is None else w for w in ctx.unread]
+        arguments = x, list(kept), weights, ctx.norms, ctx.running, *ctx.layout, ctx.has_skip, needs
+        with torch.no_grad():
+            wanted = iter(torch.ops.pathnet.stage_train_bwd(grad_y, *arguments))
+        grads = [next(wanted) if need else None for need in needs]
+        if torch.is_grad_enabled():
+            grads = _Once.apply(torch.zeros((), requires_grad=True), *grads)
+        return *grads[:2], None, None, *grads[2:]
+
+
+def _with_gates(weights: Sequence[Tensor], layout: Layout) -> Iterator[tuple[Tensor, int]]:
+    """Each convolution's weight with the gate of its block, which has two of them."""
+    return zip(weights, (gate for gate in layout.blocks[2::3] for _ in range(2)), strict=True)
+
+
+class _Once(torch.autograd.Function):
+    """Gradients that cannot be differentiated again, and say so."""
+
+    @staticmethod
+    def forward(ctx, anchor, *grads):
+        ctx.set_materialize_grads(False)
+        return tuple(None if grad is None else grad.view_as(grad) for grad in grads)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(
+            "the CPU kernels of stage_train have no second derivative; run the forward inside "
+            "pathnet.use_backend('reference')"
+        )
