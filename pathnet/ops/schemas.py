@@ -18,7 +18,7 @@ SCHEMAS = (
     "stage_eval(Tensor x, Tensor gates, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps, str precision)"
     " -> Tensor",
     # A run of gated blocks in training, float32, one gate a block for the whole batch. csrc/cpu/stage_train.cpp
-    # blocks: form, stride and gate for each; norm_flags: by batch statistics, running ones move; norm_constants: eps,
+    # blocks: form (0 basic, 1 pre-activation), stride and gate for each; norm_flags: by batch statistics, running ones move; norm_constants: eps,
     # momentum. running (mean and variance) moves in place. `skip` is h(x) of the first block, None for the identity.
     "stage_train_fwd(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, Tensor(a!)[] running, int[] blocks,"
     " float[] scales, bool[] norm_flags, float[] norm_constants) -> (Tensor y, Tensor[] saved)",
