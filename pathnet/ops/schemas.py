@@ -17,12 +17,13 @@ SCHEMAS = (
     # precision of the products of 3x3 convolutions: float32 or bf16.
     "stage_eval(Tensor x, Tensor gates, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps, str precision)"
     " -> Tensor",
-    # A run of gated blocks in training, float32, one gate a block for the whole batch. csrc/cpu/stage_train.cpp
-    # blocks: form (0 basic, 1 pre-activation), stride and gate for each; norm_flags: by batch statistics, running ones move; norm_constants: eps,
-    # momentum. running (mean and variance) moves in place. `skip` is h(x) of the first block, None for the identity.
+    # A run of gated blocks in training, float32, one gate a block for the whole batch. csrc/cpu/stage_train_fwd.cpp
+    # blocks: form (0 basic, 1 pre-activation), stride and gate for each; norm_flags: by batch statistics, running ones
+    # move; norm_constants: eps, momentum. running (mean and variance) moves in place. `skip` is h(x) of the first
+    # block, None for the identity. What is saved: csrc/cpu/stage_train_kept.cpp
     "stage_train_fwd(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, Tensor(a!)[] running, int[] blocks,"
     " float[] scales, bool[] norm_flags, float[] norm_constants) -> (Tensor y, Tensor[] saved)",
-    # A gradient for each True of `needs`, in the order x, skip, weights, norms.
+    # A gradient for each True of `needs`: x, skip, weights, norms. csrc/cpu/stage_train_bwd.cpp
     "stage_train_bwd(Tensor grad_y, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] norms, Tensor[] running,"
     " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants, bool has_skip, bool[] needs)"
     " -> Tensor[]",
