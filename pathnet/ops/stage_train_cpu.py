@@ -99,8 +99,8 @@ def supports_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None)
     """Why the compiled CPU kernels cannot train these blocks, in a sentence; None if they can."""
     if not extension.available():
         return extension.why_not()
-    reasons = (_unfit_input(x), _unfit_mode(), _unfit_route(route), *map(_unfit, blocks))
-    return next(filter(None, reasons), None) or _unfit_sides(x, blocks)
+    unfit_block = (reason for block in blocks if (reason := _unfit(block)))
+    return _unfit_mode() or _unfit_input(x) or _unfit_route(route) or next(unfit_block, None) or _unfit_sides(x, blocks)
 
 
 def _unfit_input(x: Tensor) -> str | None:
