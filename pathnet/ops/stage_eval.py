@@ -122,7 +122,7 @@ def loses_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = None) 
     if precision == "bf16":
         return None
     weights = [layer.weight for block in blocks for layer in block.residual if isinstance(layer, Conv)]
-    widest = max((weight.shape[0] for weight in weights if weight.shape[-1] == 3), default=0)
+    widest = max([weight.shape[0] for weight in weights if weight.shape[-1] == 3], default=0)
     if widest > WIDEST:
         return f"3x3 convolutions of {widest} channels are faster in the vendor library than in this kernel"
     return None
