@@ -51,7 +51,7 @@ WAYS = [
 def work(form: str) -> tuple[torch.nn.Module, list]:
     """A stage, and inputs and gates of unlike sizes for each thread, so that none finds another's memory fitting."""
     net = make_stage(form, "conv")
-    inputs = [torch.randn(1 + i, 16, 8 + 3 * i, 12) for i in range(THREADS)]
+    inputs = [torch.randn(1 + i, 16, 8 + 2 * i, 12) for i in range(THREADS)]
     multiplier = torch.ones(3, dtype=torch.float64)
     return net, [
         (x, Route(torch.tensor(gates, dtype=torch.int8), multiplier, update=False))
