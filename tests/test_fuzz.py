@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import replace
 from statistics import median
@@ -22,6 +23,7 @@ from pathnet.ops.stage_eval import supports_cpu
 
 COUNT = int(os.environ.get("PATHNET_FUZZ", 40))
 KINK = 1e-5  # of a tensor's largest value: what lies closer to 0 before a ReLU may fall on its other side
+DRAWS = 4  # of a case's values, where the first seems to err
 FACTOR = {"float32": 4, "float64": 2}  # times the error of plain PyTorch: Winograd F(4x4) and anything else
 
 Results = dict[str, "Tensor | None"]
@@ -85,7 +87,7 @@ def in_float64(case: Case) -> Case:
 
 
 def errors(got: Results, truth: Results) -> dict[str, float]:
-    """The largest error of each tensor, relative to its largest value."""
+    """The error of each tensor, root mean square, relative to the tensor's own."""
     found = {}
     for name, want in truth.items():
         have = got[name]
@@ -95,30 +97,58 @@ def errors(got: Results, truth: Results) -> dict[str, float]:
         assert have.shape == want.shape, f"{name} has shape {tuple(have.shape)}, not {tuple(want.shape)}"
         assert have.isfinite().all(), f"{name} is not finite"
         if want.numel():
-            scale = want.double().abs().max().clamp_min(1e-30)
-            found[name] = float((have.double() - want.double()).abs().max() / scale)
+            found[name] = float((have.double() - want.double()).norm() / want.double().norm().clamp_min(1e-30))
     return found
 
 
 def check(case: Case) -> None:
+    """Hold every backend to eager's error; where one seems to err more, over several draws of the values.
+
+    Errors of tensors are joined by their root mean square, as in tests/training_cases.py: of thousands of tensors of a
+    few values each some are nearly exact in eager by luck.
+    """
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for attempt in range(DRAWS):
+        for who, by_name in measure(replace(case, seed=case.seed + 1000 * attempt)).items():
+            for name, error in by_name.items():
+                found[who, "gradient" if "grad" in name else "output"].append(error)
+        faults = excesses({who: root_mean_square(many) for who, many in found.items()}, case.dtype)
+        if not faults:
+            return
+    raise AssertionError(faults[0])
+
+
+def root_mean_square(values: list[float]) -> float:
+    return (sum(value * value for value in values) / len(values)) ** 0.5
+
+
+def excesses(joined: dict[tuple[str, str], float], dtype: str) -> list[str]:
+    """Whose error is too large, a sentence each."""
+    faults, rounding = [], torch.finfo(getattr(torch, dtype)).eps
+    for (backend, kind), error in joined.items():
+        allowed = FACTOR[dtype] * joined["eager", kind] + rounding
+        if not error <= allowed:
+            faults.append(f"{backend}: its {kind} errs by {error:.1e}, {allowed:.1e} is allowed")
+    return faults
+
+
+def measure(case: Case) -> dict[str, dict[str, float]]:
+    """The error of each tensor by eager and by each backend; empty where all refuse the case alike."""
     try:
         case = away_from_kinks(case) if any(case.needs) else case
         truth = run(in_float64(case), "reference")
     except ValueError as refused:  # fewer than two values a channel for batch statistics
         with pytest.raises(ValueError, match=re.escape(str(refused))):
             run(case)
-        return
-    eager, rounding = eager_errors(case, truth), torch.finfo(getattr(torch, case.dtype)).eps
+        return {}
+    found = {"eager": eager_errors(case, truth)}
     for backend in (None, *BACKENDS):
         try:
-            got = errors(run(case, backend), truth)
+            found[backend or "default"] = errors(run(case, backend), truth)
         except RuntimeError as error:
             if "was asked for, but cannot run" not in str(error):
                 raise
-            continue
-        for name, error in got.items():
-            allowed = FACTOR[case.dtype] * eager[name] + rounding
-            assert error <= allowed, f"{backend or 'default'}: {name} errs by {error:.1e}, {allowed:.1e} is allowed"
+    return found
 
 
 def eager_errors(case: Case, truth: Results) -> dict[str, float]:

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pathnet import backend
+from pathnet import backend, extension
 from pathnet.reference.layers import Conv, Layer, Norm, Relu
 
 
 def folded(layers: Sequence[Layer], x: Tensor) -> tuple[Layer, ...]:
     """`layers` for input x, with each batch norm of running statistics folded into its convolution.
 
-    They stay as they are where a gradient may flow, off the CPU, in other dtypes than float32 and in the reference.
+    They stay as they are where a gradient may flow, off the CPU, in other dtypes than float32 and in the reference,
+    which is all there is without the extension.
     """
     plain = tuple(layers)
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or backend.forced() == "reference":
+        return plain
+    if not extension.available():
         return plain
     if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return plain
