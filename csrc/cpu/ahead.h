@@ -7,14 +7,17 @@
 namespace pathnet {
 namespace {
 
-// The next images of up to four batches, called into the second cache a piece a step.
+// The next images of up to five batches, called into the second cache a piece a step.
 class Ahead {
  public:
   Ahead(int64_t image, int64_t images, int64_t image_floats)
       : from_(image * image_floats), floats_(std::max<int64_t>(images, 0) * image_floats) {}
 
   void add(const float* batch) {
-    if (batch != nullptr) streams_[count_++] = batch + from_;
+    if (batch == nullptr) return;
+    const float* const stream = batch + from_;
+    if (std::find(streams_, streams_ + count_, stream) == streams_ + count_)
+      streams_[count_++] = stream;
   }
 
   // To be called before the first step: how many will come.
@@ -28,7 +31,7 @@ class Ahead {
   }
 
  private:
-  const float* streams_[4];
+  const float* streams_[5];
   int count_ = 0;
   int64_t from_, floats_, at_ = 0, piece_ = 0;
 };

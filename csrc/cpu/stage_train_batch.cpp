@@ -1,37 +1,16 @@
 #include "stage_train_batch.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <cstring>
 
+#include "recycled.h"
+
 namespace pathnet::train {
-
-namespace {
-
-// Asks for large pages, where the system gives them: a step touches hundreds of MiB for the first
-// time, and a fault each 4 KiB would cost as much as some passes do.
-Tensor with_large_pages(Tensor tensor) {
-#if defined(__linux__)
-  constexpr uintptr_t kPage = uintptr_t{1} << 21;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
-  const uintptr_t first = (begin + kPage - 1) & ~(kPage - 1);
-  const uintptr_t end = (begin + tensor.numel() * sizeof(float)) & ~(kPage - 1);
-  // refused where the system has none, which is no error
-  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-#endif
-  return tensor;
-}
-
-}  // namespace
 
 Batch Pool::take(const Extent& extent) {
   auto& free = free_[images_ * extent.floats()];
   if (free.empty())
-    free.push_back(
-        with_large_pages(allocate({images_, extent.blocks, extent.height, extent.width, kBlock},
-                                  std::string(op_) + ": a value of the batch")));
+    free.push_back(allocate_recycled({images_, extent.blocks, extent.height, extent.width, kBlock},
+                                     std::string(op_) + ": a value of the batch"));
   Batch batch(new Tensor(std::move(free.back())), [&free](Tensor* tensor) {
     free.push_back(std::move(*tensor));
     delete tensor;
@@ -162,10 +141,10 @@ int64_t widest(const Plan& plan) {
 Workers::Workers(const char* op, int64_t floats_each)
     : workers_(torch::stable::get_num_threads()),
       floats_(round_up(floats_each, kBlock)),
-      memory_(allocate({workers_, floats_}, std::string(op) + ": scratch memory")) {}
+      memory_(allocate_recycled({workers_, floats_}, std::string(op) + ": scratch memory")) {}
 
 TransformedWeights::TransformedWeights(const char* op, int64_t floats)
-    : memory_(allocate({floats}, std::string(op) + ": transformed weights")) {}
+    : memory_(allocate_recycled({floats}, std::string(op) + ": transformed weights")) {}
 
 namespace {
 

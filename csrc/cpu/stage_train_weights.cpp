@@ -1,5 +1,7 @@
 #include "stage_train_weights.h"
 
+#include "recycled.h"
+
 namespace pathnet::train {
 namespace {
 
@@ -14,8 +16,8 @@ int64_t part_floats(const BackwardConv& pass) {
 
 WeightGradients::WeightGradients(const Plan& plan)
     : op_(plan.op),
-      parts_(allocate({Chunks::kMost, weight_floats(plan) / 4},
-                      std::string(plan.op) + ": parts of a weight gradient")) {}
+      parts_(allocate_recycled({Chunks::kMost, weight_floats(plan) / 4},
+                               std::string(plan.op) + ": parts of a weight gradient")) {}
 
 float* WeightGradients::part(int64_t chunk, const BackwardConv& pass) const {
   return data(parts_) + chunk * part_floats(pass);

@@ -64,6 +64,7 @@ void forward_conv(const ForwardConv& pass, int64_t first, int64_t count, int64_t
   Ahead ahead(first + count, std::min(count, batch - first - count), pass.in_extent.floats());
   ahead.add(pass.in);
   ahead.add(pass.skip);
+  ahead.add(pass.add_to);
   float* panels = memory.take(0);
   if (pass.add_to != nullptr)
     convolve(in, out, count, pass.weights, panels, ForwardEpilogue<true>{pass, first}, ahead);
@@ -113,9 +114,15 @@ void backward_conv(const BackwardConv& pass, int64_t first, int64_t count, int64
   }
   if (pass.weights != nullptr) {
     Ahead ahead(first + count, next, pass.in_extent.floats());
-    ahead.add(pass.in);
     ahead.add(pass.skip);
     ahead.add(pass.value);
+    if (pass.weight_gradient != nullptr) {
+      ahead.add(pass.in);
+    } else if (pass.stride == 1) {
+      ahead.add(pass.gradient.g);
+      ahead.add(pass.gradient.u);
+      ahead.add(pass.passed_on);
+    }
     if (pass.stride == 1)
       backward_data<1>(pass, first, count, gradient, memory.take(0), ahead);
     else
