@@ -16,6 +16,12 @@ from pathnet.ops import stage
 pytestmark = pytest.mark.skipif(not extension.available(), reason="the extension is not compiled")
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu_kernels():
+    with use_backend("cpu"):  # for the process, so not in a thread
+        yield
+
+
 NET = make_stage("basic", stride=1, blocks=2).train()
 
 
@@ -25,8 +31,7 @@ def images(seed: int) -> torch.Tensor:
 
 
 def forward(x: torch.Tensor) -> torch.Tensor:
-    with use_backend("cpu"):
-        return stage(x, specs(copy.deepcopy(NET)))
+    return stage(x, specs(copy.deepcopy(NET)))
 
 
 def gradient(seed: int) -> torch.Tensor:
