@@ -17,7 +17,7 @@ SOURCE = Path(__file__).with_name("ceilings.cpp")
 BUILD = SOURCE.parents[1] / "build"
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 AVX512 = ("-mavx512f", "-mfma")
-FLAGS = {"amx": AVX512, "avx512_bf16": AVX512, "avx512": AVX512, "avx2": ("-mavx2", "-mfma")}  # others: the compiler's own
+FLAGS = {"amx": AVX512, "avx512_bf16": AVX512, "avx512": AVX512, "avx2": ("-mavx2", "-mfma")}  # else: none
 USUAL = {"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}  # where the system does not tell
 LEAST_DRAM, MOST_DRAM = 256 << 20, 1 << 30
 
