@@ -12,8 +12,9 @@ from pathnet.blocks import ResidualBlock
 from pathnet.blocks.stage import fusable_spec
 from pathnet.models import PathResNet
 from pathnet.ops.stage import trains
-from pathnet.ops.stage_eval import LOSES
+from pathnet.ops.stage_eval import LOSES as EVAL_LOSES
 from pathnet.ops.stage_eval import SUPPORTS as EVAL
+from pathnet.ops.stage_train import LOSES as TRAIN_LOSES
 from pathnet.ops.stage_train import SUPPORTS as TRAIN
 from pathnet.reference import Conv, Pad
 
@@ -89,7 +90,7 @@ def _report(index: int, block: nn.Module, x: Tensor) -> BlockReport:
         return BlockReport(index, kind, "module", "none", dtype, False, dict.fromkeys(BACKENDS, reason))
     specs = [block.spec()]
     train = trains(x, specs)
-    name, supports, loses = ("stage_train", TRAIN, {}) if train else ("stage_eval", EVAL, LOSES)
+    name, supports, loses = ("stage_train", TRAIN, TRAIN_LOSES) if train else ("stage_eval", EVAL, EVAL_LOSES)
     call = (x, specs) if train else (x, specs, block.precision)
     reasons = {b: why for b in BACKENDS if (why := refusal(name, b, supports, *call, loses=loses)) is not None}
     fused = fusable_spec(block) is not None

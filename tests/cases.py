@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pathnet.blocks import BLOCKS, Stage
 
@@ -42,3 +43,16 @@ def assert_errs_like_eager(got: Tensor, eager: Tensor, truth: Tensor, factor: fl
     rounding = torch.finfo(eager.dtype).eps
     error, allowed = ((y.double() - truth).abs().max() / scale for y in (got, eager))
     assert error <= factor * allowed + rounding, f"error {error:.2e}, eager's {allowed:.2e}"
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the calls of this library's ops."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "pathnet":
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from test_paths import make
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pathnet import Gate, PathResNet, Paths
 from pathnet.samplers import DropPath, KeepExactly, ResidualDropPath
@@ -122,17 +121,6 @@ def test_the_default_compiler():
     compiled = torch.compile(net, fullgraph=True)
     for _ in range(3):
         assert_same_step(net, twin, compiled, x, tolerance=2e-3)
-
-
-class Recorder(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "pathnet":
-            self.calls.append((func, args))
-        return func(*args, **(kwargs or {}))
 
 
 def test_the_registered_ops_pass_opcheck():

@@ -20,6 +20,7 @@ from pathnet.backend import BACKENDS
 from pathnet.blocks import Stage
 from pathnet.ops import stage
 from pathnet.ops.stage_eval import supports_cpu
+from pathnet.ops.stage_train_cpu import loses_cpu
 
 COUNT = int(os.environ.get("PATHNET_FUZZ", 40))
 KINK = 1e-5  # of a tensor's largest value: what lies closer to 0 before a ReLU may fall on its other side
@@ -112,7 +113,7 @@ def check(case: Case) -> None:
         for who, by_name in measure(replace(case, seed=case.seed + 1000 * attempt)).items():
             for name, error in by_name.items():
                 found[who, "gradient" if "grad" in name else "output"].append(error)
-        faults = excesses({who: root_mean_square(many) for who, many in found.items()}, case.dtype)
+        faults = excesses({who: root_mean_square(many) for who, many in found.items()}, case)
         if not faults:
             return
     raise AssertionError(faults[0])
@@ -122,11 +123,18 @@ def root_mean_square(values: list[float]) -> float:
     return (sum(value * value for value in values) / len(values)) ** 0.5
 
 
-def excesses(joined: dict[tuple[str, str], float], dtype: str) -> list[str]:
-    """Whose error is too large, a sentence each."""
-    faults, rounding = [], torch.finfo(getattr(torch, dtype)).eps
+def excesses(joined: dict[tuple[str, str], float], case: Case) -> list[str]:
+    """Whose error is too large, a sentence each.
+
+    A kernel that the choice of backends passes over, since batches of a few pixels suit it ill, may be forced: then its
+    documented error there is twice as large (docs/numerics.md).
+    """
+    factor, rounding = FACTOR[case.dtype], torch.finfo(getattr(torch, case.dtype)).eps
+    passed_over = loses_cpu(case.make_x(), [block.spec() for block in case.make_stage()]) is not None
+    forced = 2 * factor if passed_over else factor
+    faults = []
     for (backend, kind), error in joined.items():
-        allowed = FACTOR[dtype] * joined["eager", kind] + rounding
+        allowed = (factor if backend == "default" else forced) * joined["eager", kind] + rounding
         if not error <= allowed:
             faults.append(f"{backend}: its {kind} errs by {error:.1e}, {allowed:.1e} is allowed")
     return faults

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import FORMS, SHORTCUTS, assert_errs_like_eager, double, make_stage, specs
-from test_stage_eval import Recorder, route_of
+from cases import FORMS, SHORTCUTS, Recorder, assert_errs_like_eager, double, make_stage, specs
+from test_stage_eval import route_of
 
 from pathnet import PathResNet, Paths, explain, extension, use_backend
 from pathnet.ops import stage_eval
@@ -133,9 +133,9 @@ def test_bits_do_not_depend_on_threads_or_batch():
 def test_the_registered_op_passes_opcheck():
     with Recorder() as recorder:
         run(torch.randn(2, 16, 8, 8), make_stage("preact", "conv").requires_grad_(False), route_of([1, 0, 1]))
-    (args,) = recorder.calls
+    ((op, args),) = recorder.calls
     assert args[-1] == "bf16"
-    torch.library.opcheck(torch.ops.pathnet.stage_eval.default, args)
+    torch.library.opcheck(op, args)
     with pytest.raises(ValueError, match='precision must be "float32" or "bf16", but it is "int4"'):
         torch.ops.pathnet.stage_eval(*args[:-1], "int4")
 

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from cases import specs
+from cases import Recorder, specs
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
-from training_cases import TRAINED_FORMS, N, Recorder, route_of, stage_of, step, stream, train
+from training_cases import TRAINED_FORMS, N, route_of, stage_of, step, stream, train
 
 from pathnet import PathResNet, extension, use_backend
 from pathnet.ops.stage_train import stage_train

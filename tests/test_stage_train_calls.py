@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
-from cases import make_stage, specs
+from cases import Recorder, make_stage, specs
 from torch.autograd import forward_ad
-from training_cases import SIDE, TRAINED_FORMS, C, N, Recorder, route_of, stage_of, stream, train
+from training_cases import SIDE, TRAINED_FORMS, C, N, route_of, stage_of, stream, train
 
 from pathnet import PathResNet, Paths, explain, extension, profile, use_backend
 from pathnet.ops.stage_train import SUPPORTS

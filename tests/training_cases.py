@@ -98,16 +98,3 @@ def stream(requires_grad: bool = True):
 
 def train(stage, x, gates=None, **kwargs):
     return stage_train(x, specs(stage), None if gates is None else route_of(gates, **kwargs), zero_unused=False)
-
-
-class Recorder(TorchDispatchMode):
-    """Keeps the calls of this library's ops."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "pathnet":
-            self.calls.append((func, args))
-        return func(*args, **(kwargs or {}))

@@ -90,6 +90,27 @@ void for_phases(int64_t stride, const Visit& visit) {
   for (int phase = 0; phase < 4; ++phase) visit(phase, phase_taps(phase / 2, phase % 2));
 }
 
+// A pass over a block's first or second convolution.
+template <typename Pass>
+Pass pass_of(const Block& block, int conv) {
+  Pass pass;
+  pass.in_extent = conv == 0 ? block.in : block.out;
+  pass.out_extent = block.out;
+  pass.stride = conv == 0 ? block.stride : 1;
+  return pass;
+}
+
+// What a block's norm sees: its input in front of a pre-activation block, else an output.
+inline const Extent& extent_of(const Block& block, int norm) {
+  return block.preact && norm == 0 ? block.in : block.out;
+}
+
+// Sets one image's sums to zero, before a pass adds to them.
+inline void clear_sums(const Tensor& sums, int64_t image, const Extent& extent) {
+  const int64_t floats = kSums * extent.channels();
+  std::fill_n(data(sums) + image * floats, floats, 0.0f);
+}
+
 // The weights of a convolution in the Winograd domain: of the forward, or of the backward, which
 // takes output channels in and gives input channels.
 class TransformedWeights {

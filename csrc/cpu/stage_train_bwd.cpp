@@ -109,7 +109,7 @@ class Backward {
     pass.skip = data(g_);
     join(pass, b);
     workers_.share(plan_.images, [&](int64_t n, float*) {
-      clear_sums(n, pass.in_extent);
+      clear_sums(sums_, n, pass.in_extent);
       train_kernels().arrive(pass, n);
     });
   }
@@ -127,7 +127,7 @@ class Backward {
     const KeptBlock& kept = kept_.blocks[b];
     if (b == 0 && has_skip_) write_skip(g_, nullptr);
     NormBackward norm = finish(b, 1, block.scale);
-    BackwardConv pass = pass_of(block, 1);
+    BackwardConv pass = pass_of<BackwardConv>(block, 1);
     pass.gradient = norm.gradient(data(g_), data(kept.u[1]));
     pass.in = data(kept.u[0]);
     pass.before = state(b, 0).activation();
@@ -135,7 +135,7 @@ class Backward {
     convolve(pass, b, 1);
 
     norm = finish(b, 0, 1.0f);
-    pass = pass_of(block, 0);
+    pass = pass_of<BackwardConv>(block, 0);
     pass.gradient = norm.gradient(data(inner), data(kept.u[0]));
     pass.in = data(kept.x);
     const bool skip = block.gate != Gate::kResidual && !(b == 0 && has_skip_);
@@ -166,7 +166,7 @@ class Backward {
   void run_preact(int64_t b) {
     const Block& block = plan_.blocks[b];
     const KeptBlock& kept = kept_.blocks[b];
-    BackwardConv pass = pass_of(block, 1);
+    BackwardConv pass = pass_of<BackwardConv>(block, 1);
     pass.factor = block.scale;
     if (branch_.has_value())
       pass_on(pass);
@@ -181,7 +181,7 @@ class Backward {
     g_ = merged;
 
     const NormBackward norm = finish(b, 1, 1.0f);
-    pass = pass_of(block, 0);
+    pass = pass_of<BackwardConv>(block, 0);
     pass.gradient = norm.gradient(data(inner), data(kept.u[0]));
     pass.in = data(kept.x);
     pass.before = state(b, 0).activation();
@@ -224,14 +224,6 @@ class Backward {
 
   // ---- passes ----------------------------------------------------------------------------------
 
-  BackwardConv pass_of(const Block& block, int conv) const {
-    BackwardConv pass;
-    pass.in_extent = conv == 0 ? block.in : block.out;
-    pass.out_extent = block.out;
-    pass.stride = conv == 0 ? block.stride : 1;
-    return pass;
-  }
-
   // The gradient that the pass gives is cut where ReLU(norm(value)) is zero.
   Batch mask(BackwardConv& pass, const float* value, const NormState& norm) {
     const Batch out = pool_.take(pass.in_extent);
@@ -269,7 +261,7 @@ class Backward {
     for (int64_t first = chunk * chunks.images; first < end; first += chunks.group) {
       const int64_t count = std::min(chunks.group, end - first);
       for (int64_t n = first; n < first + count && pass.sums != nullptr; ++n)
-        clear_sums(n, pass.in_extent);
+        clear_sums(sums_, n, pass.in_extent);
       train_kernels().backward_conv(pass, first, count, plan_.images, workspace);
       pass.fresh = false;
     }
@@ -282,14 +274,9 @@ class Backward {
     return round_up(workspace_floats(plan), kBlock);
   }
 
-  void clear_sums(int64_t image, const Extent& extent) {
-    const int64_t floats = kSums * extent.channels();
-    std::fill_n(data(sums_) + image * floats, floats, 0.0f);
-  }
-
   NormBackward finish(int64_t b, int norm, float factor) {
     const Block& block = plan_.blocks[b];
-    const Extent& extent = block.preact && norm == 0 ? block.in : block.out;
+    const Extent& extent = extent_of(block, norm);
     NormBackward result = norm_backward(block.norms[norm], state(b, norm), data(sums_),
                                         plan_.images, extent.pixels(), factor);
     gradients_.set_norm(b, norm, block.norms[norm], result);

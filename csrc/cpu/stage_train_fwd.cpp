@@ -40,7 +40,7 @@ class Forward {
   // x_b -> conv1, norm, ReLU -> conv2, whose output waits to be merged with the shortcut.
   void run_post(int64_t b) {
     const Block& block = plan_.blocks[b];
-    ForwardConv pass = pass_of(block, 0);
+    ForwardConv pass = pass_of<ForwardConv>(block, 0);
     Batch merged;
     if (b == 0)
       pass.in = data(x_);
@@ -49,7 +49,7 @@ class Forward {
     const Batch u1 = convolve(pass, block.weights[0], block.norms[0]);
     if (merged != nullptr) x_ = merged;
     finish(b, 0);
-    pass = pass_of(block, 1);
+    pass = pass_of<ForwardConv>(block, 1);
     pass.in = data(u1);
     pass.before = state(b, 0).activation();
     branch_ = convolve(pass, block.weights[1], block.norms[1]);
@@ -92,16 +92,16 @@ class Forward {
     const Block& block = plan_.blocks[b];
     if (b == 0 && block.norms[0].batch_stats)
       workers_.share(plan_.images, [&](int64_t n, float*) {
-        clear_sums(n, block.in);
+        clear_sums(sums_, n, block.in);
         train_kernels().sum_up(data(x_), block.in, n, data(sums_));
       });
     finish(b, 0);
-    ForwardConv pass = pass_of(block, 0);
+    ForwardConv pass = pass_of<ForwardConv>(block, 0);
     pass.in = data(x_);
     pass.before = state(b, 0).activation();
     const Batch u1 = convolve(pass, block.weights[0], block.norms[1]);
     finish(b, 1);
-    pass = pass_of(block, 1);
+    pass = pass_of<ForwardConv>(block, 1);
     pass.in = data(u1);
     pass.before = state(b, 1).activation();
     pass.add_to = data(b == 0 && skip_ != nullptr ? skip_ : x_);
@@ -128,34 +128,21 @@ class Forward {
     workers_.for_groups(plan_.images, group_images(pass.out_extent),
                         [&](int64_t first, int64_t count, float* workspace) {
                           for (int64_t n = first; n < first + count; ++n)
-                            clear_sums(n, pass.out_extent);
+                            clear_sums(sums_, n, pass.out_extent);
                           train_kernels().forward_conv(pass, first, count, plan_.images, workspace);
                         });
     return out;
   }
 
-  void clear_sums(int64_t image, const Extent& extent) {
-    const int64_t floats = kSums * extent.channels();
-    std::fill_n(data(sums_) + image * floats, floats, 0.0f);
-  }
-
   void finish(int64_t b, int norm) {
     const Block& block = plan_.blocks[b];
-    const Extent& extent = block.preact && norm == 0 ? block.in : block.out;
+    const Extent& extent = extent_of(block, norm);
     check(!block.norms[norm].batch_stats || plan_.images * extent.pixels() >= 2,
           "batch statistics need at least two values a channel, but ", plan_.images,
           " image(s) of ", extent.height, "x", extent.width,
           " pixels reached a batch norm; train on more images, or call net.eval() for running "
           "statistics");
     finish_norm(block.norms[norm], data(sums_), plan_.images, extent.pixels(), state(b, norm));
-  }
-
-  ForwardConv pass_of(const Block& block, int conv) const {
-    ForwardConv pass;
-    pass.in_extent = conv == 0 ? block.in : block.out;
-    pass.out_extent = block.out;
-    pass.stride = conv == 0 ? block.stride : 1;
-    return pass;
   }
 
   NormState state(int64_t b, int norm) const { return norm_state(plan_, kept_, b, norm); }

@@ -10,12 +10,13 @@ from torch import Tensor
 from pathnet.backend import choose
 from pathnet.ops.parameters import holds_modules, idle_parameters
 from pathnet.ops.stage_traced import stage_traced
-from pathnet.ops.stage_train_cpu import stage_train_cpu, supports_cpu
+from pathnet.ops.stage_train_cpu import loses_cpu, stage_train_cpu, supports_cpu
 from pathnet.ops.untouched import attach_untouched
 from pathnet.reference import Block, Step, host_steps
 from pathnet.reference import stage as reference_stage
 from pathnet.route import Route
 
+LOSES = {"cpu": loses_cpu}
 SUPPORTS = {"cpu": supports_cpu, "reference": lambda *call: None}
 
 
@@ -25,7 +26,7 @@ def stage_train(x: Tensor, blocks: Sequence[Block], route: Route | None, zero_un
     Shapes: x [N, C, H, W]. Gates are read on the host, where a compiled graph keeps them as data (`stage_traced`).
     Raises RuntimeError if a forced backend cannot run the call.
     """
-    backend = choose("stage_train", SUPPORTS, x, blocks, route)
+    backend = choose("stage_train", SUPPORTS, x, blocks, route, loses=LOSES)
     if route is not None:
         if torch.compiler.is_compiling() and not holds_modules(blocks):
             return stage_traced(x, blocks, route, zero_unused)

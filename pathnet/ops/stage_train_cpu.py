@@ -95,12 +95,28 @@ def _steps(blocks: Sequence[Block], route: Route | None) -> list[Step]:
 # ---- what the kernels cannot run ------------------------------------------------------------------------------------
 
 
+FEWEST_VALUES = 160  # a channel of a batch: with fewer, gradients err more than 4 times what plain PyTorch errs
+
+
 def supports_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
     """Why the compiled CPU kernels cannot train these blocks, in a sentence; None if they can."""
     if not extension.available():
         return extension.why_not()
     unfit_block = (reason for block in blocks if (reason := _unfit(block)))
     return _unfit_mode() or _unfit_input(x) or _unfit_route(route) or next(unfit_block, None) or _unfit_sides(x, blocks)
+
+
+def loses_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
+    """Where plain PyTorch is the better choice: batches of a few pixels, in which errors do not even out."""
+    _, _, h, w = x.shape
+    for block in blocks:
+        h, w = -(-h // _stride(block)), -(-w // _stride(block))
+    if len(x) * h * w < FEWEST_VALUES:
+        return (
+            f"{len(x)} images of {h}x{w} give fewer than {FEWEST_VALUES} values a channel, and gradients over so few "
+            "are more exact in plain PyTorch"
+        )
+    return None
 
 
 def _unfit_input(x: Tensor) -> str | None:
