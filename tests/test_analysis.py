@@ -8,36 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from analysis_cases import SETTINGS, input_gradient, make_data, make_net
 
-from pathnet import PathResNet, Paths, analysis, samplers
-
-SETTINGS = [("preact", "pad"), ("preact", "conv"), ("basic", "pad"), ("basic", "conv")]
-
-
-def make_net(block="preact", shortcut="pad", depth=14, paths=None) -> PathResNet:
-    """A small net whose batch norms are not trivial, in evaluation."""
-    torch.manual_seed(0)
-    net = PathResNet(depth, 4, block=block, shortcut=shortcut, in_channels=1, width=4, paths=paths)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, 0, 0.3)
-    return net.eval()
-
-
-def make_data(images=6, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(images, 1, 12, 12, generator=generator, dtype=torch.float64).to(dtype)
-    return x, torch.arange(images) % 4
-
-
-def input_gradient(net, data, paths=None) -> torch.Tensor:
-    x, y = data[0].clone().requires_grad_(), data[1]
-    return torch.autograd.grad(F.cross_entropy(net(x, paths=paths), y), x)[0]
-
+from pathnet import Paths, analysis, samplers
 
 # ---- path lengths and windows ------------------------------------------------------------------------------
 
@@ -105,6 +78,36 @@ def test_delete_each_is_one_lesion_a_block():
     assert [lesion.deleted for lesion in lesions] == [(i,) for i in range(6)]
     assert [lesion.error for lesion in lesions] == [error_of(net, data, Paths.delete(6, [i])) for i in range(6)]
     assert analysis.delete_each(net, data, [4]) == [lesions[4]]
+
+
+def test_delete_pairs_is_every_pair_once():
+    net, data = make_net(), make_data(20)
+    pairs = analysis.delete_pairs(net, data)
+    assert [lesion.deleted for lesion in pairs] == list(itertools.combinations(range(6), 2))
+    assert [pair.error for pair in pairs] == [error_of(net, data, Paths.delete(6, pair.deleted)) for pair in pairs]
+
+
+def test_delete_stage_starts_is_one_by_one_and_all_together():
+    net, data = make_net(), make_data(20)
+    lesions = analysis.delete_stage_starts(net, data)
+    assert [lesion.deleted for lesion in lesions] == [(2,), (4,), (2, 4)]
+    assert lesions[2].error == error_of(net, data, Paths.delete(6, [2, 4]))
+
+
+def test_drops_are_the_least_of_their_candidates():
+    net, data = make_net(), make_data(40)
+    first, second = analysis.drop_greedily(net, data, 2)
+    assert first == min(analysis.delete_each(net, data), key=lambda lesion: (lesion.error, lesion.loss))
+    others = [block for block in range(6) if block not in first.deleted]
+    errors = [error_of(net, data, Paths.delete(6, [*first.deleted, block])) for block in others]
+    assert second.deleted[0] == first.deleted[0] and second.error == min(errors)
+    best = analysis.drop_exhaustively(net, data, 2)
+    assert best == min(analysis.delete_pairs(net, data), key=lambda lesion: (lesion.error, lesion.loss))
+    assert best.error <= second.error
+    assert analysis.drop_exhaustively(net, data, 6).deleted == (0, 1, 2, 3, 4, 5)
+    for drop in (analysis.drop_greedily, analysis.drop_exhaustively):
+        with pytest.raises(ValueError, match=r"count must lie in 1\.\.6.*7"):
+            drop(net, data, 7)
 
 
 def test_random_lesions_depend_on_seed_and_count_alone():

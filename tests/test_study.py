@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pathnet import PathResNet
+from pathnet.analysis import Lesion
 from pathnet.cli.main import main
 from pathnet.study import experiments, findings, run
 from pathnet.study.results import load_results
@@ -163,7 +164,7 @@ def test_interrupted_study_resumes_to_equal_results(tmp_path, monkeypatch, capsy
 
         first, second, *_ = parts(self)
         yield first
-        yield experiments.Part(second.key, second.cost, interrupt)
+        yield experiments.Part(second.keys, second.cost, interrupt)
 
     with monkeypatch.context() as patch:
         patch.setattr(experiments.Experiments, experiment, interrupted)
@@ -187,6 +188,16 @@ def test_finished_study_is_not_measured_again(finished, monkeypatch, command):
     before = load_results(finished / "results.json")
     assert main([*command, "--out", str(finished)]) == 0
     assert without_times(load_results(finished / "results.json")) == without_times(before)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_loss_beyond_all_numbers_is_null_and_stops_nothing(tmp_path, monkeypatch, command):
+    monkeypatch.setattr(
+        experiments, "delete_each", lambda net, data, blocks: [Lesion((b,), 0.9, np.inf) for b in blocks]
+    )
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    document = load_results(tmp_path / "results.json")
+    assert document["nets"]["full"]["delete_each"]["3"] == {"deleted": [3], "error": 0.9, "loss": None}
 
 
 # ---- trained weights -------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ NIPS 2016.
 """
 
 from pathnet.analysis.contribution import Contribution, Window, contribution, effective_window
+from pathnet.analysis.drop import drop_exhaustively, drop_greedily
 from pathnet.analysis.evaluate import Evaluation, evaluate
 from pathnet.analysis.gradients import GradientByLength, PathGradients, gradient_by_length
 from pathnet.analysis.lengths import path_length_distribution
-from pathnet.analysis.lesions import Lesion, delete_each, delete_random
+from pathnet.analysis.lesions import Lesion, delete_all, delete_each, delete_pairs, delete_random, delete_stage_starts
 from pathnet.analysis.reorder import Reordering, kendall_tau, reorder, swapped_order
 
 __all__ = [
@@ -20,8 +21,13 @@ __all__ = [
     "Reordering",
     "Window",
     "contribution",
+    "delete_all",
     "delete_each",
+    "delete_pairs",
     "delete_random",
+    "delete_stage_starts",
+    "drop_exhaustively",
+    "drop_greedily",
     "effective_window",
     "evaluate",
     "gradient_by_length",

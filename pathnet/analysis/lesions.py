@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
-from torch import Tensor
 
-from pathnet.analysis.evaluate import evaluate
+from pathnet.analysis.evaluate import Data, evaluate
 from pathnet.gates import Paths
 from pathnet.models import PathResNet
 
@@ -22,18 +22,16 @@ class Lesion:
     loss: float
 
 
-def delete_each(net: PathResNet, data: tuple[Tensor, Tensor], blocks: Iterable[int] | None = None) -> list[Lesion]:
+def delete_each(net: PathResNet, data: Data, blocks: Iterable[int] | None = None) -> list[Lesion]:
     """Delete single blocks, one after the other: all of them, or those of `blocks`.
 
     A deleted block passes its shortcut alone. Source: Veit et al. 2016, section 4.1 and figure 3.
     """
     chosen = range(net.num_blocks) if blocks is None else blocks
-    return _lesions(net, data, [(int(block),) for block in chosen])
+    return delete_all(net, data, [(int(block),) for block in chosen])
 
 
-def delete_random(
-    net: PathResNet, data: tuple[Tensor, Tensor], counts: Iterable[int], trials: int, seed: int = 0
-) -> list[Lesion]:
+def delete_random(net: PathResNet, data: Data, counts: Iterable[int], trials: int, seed: int = 0) -> list[Lesion]:
     """Delete k blocks drawn uniformly without replacement, `trials` times for each k of `counts`.
 
     A draw depends on `seed`, k and the trial alone. Source: Veit et al. 2016, section 4.2 and figure 5a.
@@ -44,9 +42,25 @@ def delete_random(
             raise ValueError(f"counts must lie in 0..{net.num_blocks}, the blocks of the net, but one is {count}")
         draw = np.random.default_rng([seed, count])
         subsets += [tuple(sorted(draw.choice(net.num_blocks, count, replace=False).tolist())) for _ in range(trials)]
-    return _lesions(net, data, subsets)
+    return delete_all(net, data, subsets)
 
 
-def _lesions(net: PathResNet, data: tuple[Tensor, Tensor], subsets: list[tuple[int, ...]]) -> list[Lesion]:
-    results = evaluate(net, data, [Paths.delete(net.num_blocks, subset) for subset in subsets])
-    return [Lesion(subset, result.error, result.loss) for subset, result in zip(subsets, results, strict=True)]
+def delete_pairs(net: PathResNet, data: Data) -> list[Lesion]:
+    """Delete every pair of blocks, all n (n - 1) / 2 of them, in lexicographic order."""
+    return delete_all(net, data, list(combinations(range(net.num_blocks), 2)))
+
+
+def delete_stage_starts(net: PathResNet, data: Data) -> list[Lesion]:
+    """Delete each block whose shortcut changes the shape, and at last all of them together.
+
+    These are the peaks of figure 3 of Veit et al. 2016.
+    """
+    starts = [index for index, block in enumerate(net.blocks) if not block.has_identity_shortcut]
+    return delete_all(net, data, [*((start,) for start in starts), tuple(starts)])
+
+
+def delete_all(net: PathResNet, data: Data, subsets: Sequence[Iterable[int]]) -> list[Lesion]:
+    """One lesion for each of `subsets`, which name blocks from 0 and share what they begin with (`evaluate`)."""
+    deleted = [tuple(subset) for subset in subsets]
+    results = evaluate(net, data, [Paths.delete(net.num_blocks, subset) for subset in deleted])
+    return [Lesion(subset, result.error, result.loss) for subset, result in zip(deleted, results, strict=True)]

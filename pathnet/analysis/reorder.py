@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import kendalltau
-from torch import Tensor
 
-from pathnet.analysis.evaluate import evaluate
+from pathnet.analysis.evaluate import Data, evaluate
 from pathnet.gates import Paths
 from pathnet.models import PathResNet
 
@@ -45,9 +44,7 @@ def swapped_order(
     return tuple(order)
 
 
-def reorder(
-    net: PathResNet, data: tuple[Tensor, Tensor], swaps: Iterable[int], trials: int, seed: int = 0
-) -> list[Reordering]:
+def reorder(net: PathResNet, data: Data, swaps: Iterable[int], trials: int, seed: int = 0) -> list[Reordering]:
     """Swap k random pairs of blocks of equal shape, `trials` times for each k of `swaps`.
 
     A draw depends on `seed`, k and the trial alone. Source: Veit et al. 2016, section 4.3 and figure 5b.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from pathnet.gates import Paths
 from pathnet.models.draws import Draws
 from pathnet.models.resolve import check_images, check_paths, resolve
 from pathnet.models.sizes import check_choice, stage_sizes
+from pathnet.route import Route
 from pathnet.samplers import Sampler
 
 EXTRA_STATE = "_extra_state"
@@ -165,16 +166,25 @@ class PathResNet(nn.Module):
         route, order = resolve(self, x, paths)
         update = route is None or route.update
         x = self.stem(x, update)
-        routes = [None] * len(self.stages) if route is None else route.split([len(stage) for stage in self.stages])
-        for (start, stage), part in zip(self._numbered(), routes, strict=True):
-            places = None if order is None else [b - start for b in order[start : start + len(stage)]]
-            x = stage(x, route=part, order=places)
+        x = self.through(x, range(self.num_blocks) if order is None else order, route)
         return self.head(x, update)
 
     def stem(self, x: Tensor, update: bool = True) -> Tensor:
         """What stands before the blocks; `update` says whether running statistics move."""
         norm = () if self.bn1 is None else (self.bn1, self.relu)
         return run_modules((self.conv1, *norm, self.maxpool), x, update)
+
+    def through(self, x: Tensor, order: Sequence[int], route: Route | None = None) -> Tensor:
+        """Run the blocks named in `order`, and no others, on x [N, C, H, W] as it stands before the first of them.
+
+        `order` goes from stage to stage; `route` has a column for every block of the net.
+        """
+        routes = [None] * len(self.stages) if route is None else route.split([len(stage) for stage in self.stages])
+        for (start, stage), part in zip(self._numbered(), routes, strict=True):
+            places = [block - start for block in order if start <= block < start + len(stage)]
+            if places:
+                x = stage(x, route=part, order=places)
+        return x
 
     def head(self, x: Tensor, update: bool = True) -> Tensor:
         """What stands after the blocks: logits [N, num_classes] of x [N, num_features, H, W]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from pathnet.analysis import (
     GradientByLength,
+    Lesion,
     PathGradients,
+    Reordering,
     contribution,
     delete_each,
     delete_random,
@@ -25,14 +27,16 @@ from pathnet.models import PathResNet
 from pathnet.study.results import Results
 from pathnet.study.settings import Settings
 
+NEIGHBOURS = 9  # blocks whose deletions are one part: few, so that an interruption costs little
+
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of an experiment: its key in the results, its rough cost, and how to measure it."""
+    """A piece of an experiment: its keys in the results, its rough cost, and how to measure a value for each key."""
 
-    key: int
+    keys: Sequence[int]
     cost: int
-    measure: Callable[[], Any]
+    measure: Callable[[], Sequence[Any]]
 
 
 class Experiments:
@@ -46,43 +50,44 @@ class Experiments:
 
     def whole(self) -> Iterator[Part]:
         """The net as it is."""
-        yield Part(0, 1, self._whole)
+        yield Part([0], 1, self._whole)
 
     def delete_each(self) -> Iterator[Part]:
-        """One lesion for each block."""
-        for block in range(self.net.num_blocks):
-            yield Part(block, 1, partial(self._delete_one, block))
+        """One lesion for each block; a part runs what stands before its blocks once."""
+        for first in range(0, self.net.num_blocks, NEIGHBOURS):
+            blocks = range(first, min(first + NEIGHBOURS, self.net.num_blocks))
+            yield Part(blocks, len(blocks), partial(self._delete_each, blocks))
 
     def delete_random(self) -> Iterator[Part]:
         """Trials for each number of deleted blocks that the net has."""
         for count in self.settings.deletions:
             if count <= self.net.num_blocks:
-                yield Part(count, self.settings.trials, partial(self._trials, delete_random, count))
+                yield Part([count], self.settings.trials, partial(self._trials, delete_random, count))
 
     def reorder(self) -> Iterator[Part]:
         """Trials for each number of swapped pairs."""
         for swaps in self.settings.swaps:
-            yield Part(swaps, self.settings.trials, partial(self._trials, reorder, swaps))
+            yield Part([swaps], self.settings.trials, partial(self._trials, reorder, swaps))
 
     def gradients(self) -> Iterator[Part]:
         """Sampled paths of each length, all through one forward."""
         for length in range(self.net.num_blocks + 1):
-            yield Part(length, length + 1, partial(self._norms, length))
+            yield Part([length], length + 1, partial(self._norms, length))
 
-    def _whole(self) -> dict[str, float]:
+    def _whole(self) -> list[dict[str, float | None]]:
         (result,) = evaluate(self.net, self.tested, [None])
-        return {"error": result.error, "loss": result.loss}
+        return [{"error": result.error, "loss": _finite(result.loss)}]
 
-    def _delete_one(self, block: int) -> dict[str, Any]:
-        return asdict(delete_each(self.net, self.tested, [block])[0])
+    def _delete_each(self, blocks: Sequence[int]) -> list[dict[str, Any]]:
+        return [_record(lesion) for lesion in delete_each(self.net, self.tested, blocks)]
 
-    def _trials(self, measure: Callable[..., list[Any]], count: int) -> list[dict[str, Any]]:
+    def _trials(self, measure: Callable[..., list[Any]], count: int) -> list[list[dict[str, Any]]]:
         results = measure(self.net, self.tested, [count], self.settings.trials, self.settings.seed)
-        return [asdict(result) for result in results]
+        return [[_record(result) for result in results]]
 
-    def _norms(self, length: int) -> list[float | None]:
+    def _norms(self, length: int) -> list[list[float | None]]:
         measured = self._path_gradients.of_length(length, self.settings.samples, self.settings.seed)
-        return [norm if math.isfinite(norm) else None for norm in measured.log10_norms]
+        return [[_finite(norm) for norm in measured.log10_norms]]
 
     @cached_property
     def _path_gradients(self) -> PathGradients:
@@ -94,12 +99,12 @@ class Experiments:
 def run_parts(name: str, title: str, results: Results, experiments: Experiments) -> None:
     """Measure what is missing of experiment `name` on the net called `title`, saving after every part."""
     parts, done = list(getattr(experiments, name)()), results.part(title, name)
-    missing = [part for part in parts if str(part.key) not in done]
+    missing = [part for part in parts if not all(str(key) in done for key in part.keys)]
     total = sum(part.cost for part in parts)
     label = f"{title} net: {name.replace('_', ' ')}"
     with tqdm(total=total, initial=total - sum(part.cost for part in missing), desc=label, unit="step") as bar:
         for part in missing:
-            done[str(part.key)] = part.measure()
+            done |= zip(map(str, part.keys), part.measure(), strict=True)
             results.save()
             bar.update(part.cost)
 
@@ -112,9 +117,18 @@ def summarise_gradients(results: Results, title: str) -> None:
         for length in range(len(norms))
     ]
     summary = asdict(contribution(measured))
-    summary["log10_mean_norms"] = [norm if math.isfinite(norm) else None for norm in summary["log10_mean_norms"]]
+    summary["log10_mean_norms"] = [_finite(norm) for norm in summary["log10_mean_norms"]]
     results.document["nets"][title]["contribution"] = summary
     results.save()
+
+
+def _record(result: Lesion | Reordering) -> dict[str, Any]:
+    """A result as JSON has it; disordered blocks may drive activations, and so the loss, beyond all numbers."""
+    return asdict(result) | {"loss": _finite(result.loss)}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _drawn(images: int, wanted: int, seed: int) -> torch.Tensor:
