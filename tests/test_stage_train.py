@@ -10,6 +10,7 @@ from cases import SHORTCUTS, make_stage
 from training_cases import TRAINED_FORMS, check, images, route_of, step
 
 from pathnet import extension
+from pathnet.blocks import BLOCKS
 from pathnet.ops.stage_train import SUPPORTS
 
 BACKENDS = [name for name in SUPPORTS if name != "cpu" or extension.available()]
@@ -28,7 +29,8 @@ def test_values_and_gradients(backend, form, shortcut, training, poisoned):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("gates", MIXTURES, ids=str)
-@pytest.mark.parametrize("form, shortcut", [("basic", "conv"), ("preact", "conv"), ("basic", "pad"), ("preact", "pad")])
+@pytest.mark.parametrize("shortcut", ["conv", "pad"])
+@pytest.mark.parametrize("form", TRAINED_FORMS)
 def test_gates(backend, form, shortcut, gates, training, poisoned):
     stage, route = make_stage(form, shortcut).train(training), route_of(gates)
     check(backend, stage, images(stage, (2, 16, 8, 8), route), route)
@@ -60,12 +62,20 @@ def test_channels(backend, form, channels, width, poisoned):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("channels, width", [(8, 24), (256, 64), (80, 136)])
+def test_channels_of_bottlenecks(backend, channels, width, poisoned):
+    """More input channels than one slab of products takes, and panels of a few pixels of several images."""
+    stage = make_stage("bottleneck", "conv", channels, width, stride=1, blocks=2).train()
+    check(backend, stage, images(stage, (4, channels, 3, 3)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("size", [(1, 3), (1, 33), (2, 3), (5, 4), (9, 8)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("form", TRAINED_FORMS)
 def test_sizes(backend, form, stride, size, training, poisoned):
-    """Strided pre-activation blocks train on even sides; others on any."""
+    """Strided basic blocks train on any sides; others on even ones."""
     stage = make_stage(form, "conv", channels=8, stride=stride, blocks=2).train(training)
     h, w = size if form == "basic" else (stride * side for side in size)
     check(backend, stage, images(stage, (8 if h * w <= 30 else 2, 8, h, w)))
@@ -108,7 +118,7 @@ def test_statistics_survive_a_mean_far_from_zero(backend, poisoned):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("form", TRAINED_FORMS)
 def test_memory_formats_and_views(backend, form, poisoned):
-    stage, route = make_stage(form).train(), route_of([1, 2, 1])
+    stage, route = make_stage(form, width=16 // BLOCKS[form].expansion).train(), route_of([1, 2, 1])
     plain = images(stage, (2, 16, 8, 10), route)
     expected = step("reference", stage, plain, route)
     view = torch.empty(4, 20, 12, 14)[1:3, 2:18, 1:9, 2:12].copy_(plain)

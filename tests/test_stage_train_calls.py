@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from training_cases import SIDE, TRAINED_FORMS, C, N, route_of, stage_of, stream, train
 
 from pathnet import PathResNet, Paths, explain, extension, profile, use_backend
+from pathnet.blocks import BLOCKS
 from pathnet.ops.stage_train import SUPPORTS
 from pathnet.profile import count
 
@@ -23,15 +24,16 @@ def on_the_kernels():
         yield
 
 
-T = N * C * SIDE * SIDE * 4  # bytes of the stream
-STATES = 2 * 4 * C * 4 / T  # of a block: mean, inverse deviation, scale and shift of its batch norms
+STATE = 4 / (N * SIDE * SIDE)  # of a batch norm, in streams: mean, inverse deviation, scale and shift
+STATES = 2 * STATE  # of a block of two
 IN_EAGER_MODE = ("test_schema", "test_autograd_registration", "test_faketensor")  # graphs hold stage_traced instead
 
 
 def saved(form: str, gates: list[int]) -> float:
     """Bytes that the forward keeps for its backward, in multiples of the stream."""
-    stage = stage_of(form, len(gates))
-    return count(lambda_module(lambda x: train(stage, x, gates), stage), stream()).saved / T
+    channels = C * BLOCKS[form].expansion
+    stage, x = stage_of(form, len(gates), channels), stream(channels=channels)
+    return count(lambda_module(lambda x: train(stage, x, gates), stage), x).saved / (x.numel() * x.element_size())
 
 
 def lambda_module(function, stage):
@@ -55,11 +57,17 @@ def lambda_module(function, stage):
         ("basic", [2, 2, 1, 2], 1 / 32 + 3 + 1 / 32 + STATES),
         ("preact", [2, 2, 1, 2], 2 + STATES),
         ("basic", [1, 0, 0, 0], 3 + 1 / 32 + STATES),
+        ("bottleneck", [2, 0, 2, 2], 1 / 32),
+        ("bottleneck", [1, 1, 1, 1], 4 * (2.5 + 1 / 32 + 3 * STATE)),
+        ("bottleneck", [3, 4, 3, 2], 2 * 1.5 + 2.5 + 3 * (1 / 32 + 3 * STATE)),
     ],
     ids=str,
 )
 def test_what_a_stage_saves(form, gates, streams):
-    """3 T and a bit an element for each FULL block after ReLUs, 2 T before them; a bit for a run of FORWARD blocks."""
+    """3 T and a bit an element for each FULL block after ReLUs, 2 T before them; a bit for a run of FORWARD blocks.
+
+    A bottleneck's inner values are a quarter of the stream each.
+    """
     assert saved(form, gates) == streams
 
 
@@ -68,7 +76,8 @@ def test_blocks_before_the_first_gradient_save_nothing():
     for block in stage[:3]:
         block.requires_grad_(False)
     module = lambda_module(lambda x: train(stage, x), stage)
-    assert count(module, stream(requires_grad=False)).saved / T < 3.1
+    x = stream(requires_grad=False)
+    assert count(module, x).saved < 3.1 * x.numel() * x.element_size()
 
 
 def test_without_a_gradient_statistics_move_and_nothing_is_saved():
@@ -168,16 +177,18 @@ def test_a_forced_backend_says_why_it_cannot(name):
     assert SUPPORTS["reference"](stream(), specs(stage)) is None
 
 
-def test_bottlenecks_rows_and_modes_are_refused():
+def test_rows_sides_and_modes_are_refused():
     stage = stage_of()
     blocks = specs(stage)
-    assert "vendor" in SUPPORTS["cpu"](torch.randn(2, 64, 8, 8), specs(make_stage("bottleneck", channels=64)))
     assert "float64" in SUPPORTS["cpu"](stream().double(), blocks)
     assert "no image" in SUPPORTS["cpu"](torch.randn(0, C, 8, 8), blocks)
     assert "one pixel" in SUPPORTS["cpu"](torch.randn(9, C, 1, 2), specs(make_stage("basic", "conv")))
     assert "image to image" in SUPPORTS["cpu"](stream(), blocks, route_of([[1, 1, 1, 1], [1, 0, 1, 1]]))
-    strided = specs(make_stage("preact", "conv"))
-    assert "even sides" in SUPPORTS["cpu"](torch.randn(2, C, 9, 8), strided)
+    for form in ("preact", "bottleneck"):
+        assert "even sides" in SUPPORTS["cpu"](torch.randn(2, C, 9, 8), specs(make_stage(form, "conv")))
+    first = make_stage("bottleneck", "conv")
+    first[0].conv1.stride, first[0].conv2.stride = (2, 2), (1, 1)
+    assert "strides of the branch" in SUPPORTS["cpu"](torch.randn(2, C, 8, 8), specs(first))
     with torch.autocast("cpu", torch.bfloat16):
         assert "autocast" in SUPPORTS["cpu"](stream(), blocks)
     with forward_ad.dual_level():
@@ -191,7 +202,7 @@ def test_batches_of_nothing_and_statistics_of_one_value_are_plain_pytorch_s(form
         patch.setattr("pathnet.backend._forced", None)
         y = train(stage, x := torch.randn(0, C, 8, 8, requires_grad=True))
         y.sum().backward()
-        assert y.shape == (0, C, 4, 4) and x.grad.shape == x.shape
+        assert y.shape == (0, C * BLOCKS[form].expansion, 4, 4) and x.grad.shape == x.shape
         assert not any(p.grad.any() for p in stage.parameters())
         with pytest.raises(ValueError, match="at least two values a channel, but 1 image.* of 1x1 pixels"):
             train(stage.train(), torch.randn(1, C, 2, 2))

@@ -9,10 +9,11 @@ from cases import double, make_stage, specs
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pathnet import use_backend
+from pathnet.blocks import BLOCKS
 from pathnet.ops.stage_train import stage_train
 from pathnet.route import Route
 
-TRAINED_FORMS = ("basic", "preact")
+TRAINED_FORMS = ("basic", "preact", "bottleneck")
 N, C, SIDE = 2, 16, 16  # of `stream`
 WINOGRAD = 4.0  # how much more than eager PyTorch F(4x4) may err
 
@@ -88,12 +89,13 @@ def _joint_error(values: dict, truth: dict, names: list[str]) -> float:
     return float(torch.stack(errors).square().mean().sqrt())
 
 
-def stage_of(form: str = "basic", blocks: int = 4, **options):
-    return make_stage(form, stride=1, blocks=blocks, **options).train()
+def stage_of(form: str = "basic", blocks: int = 4, channels: int = C):
+    """Blocks whose shortcut is the identity."""
+    return make_stage(form, "pad", channels, channels // BLOCKS[form].expansion, 1, blocks).train()
 
 
-def stream(requires_grad: bool = True):
-    return torch.randn(N, C, SIDE, SIDE, requires_grad=requires_grad)
+def stream(requires_grad: bool = True, channels: int = C):
+    return torch.randn(N, channels, SIDE, SIDE, requires_grad=requires_grad)
 
 
 def train(stage, x, gates=None, **kwargs):

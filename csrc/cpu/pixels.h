@@ -57,11 +57,11 @@ void emit_pixels(const float* panel, int64_t tiles, const Image& out, int64_t fi
 }
 
 // Pixels of one panel: enough to share out the weights, and an input that stays in the second
-// cache.
+// cache; whole tiles of products in both directions.
 inline int64_t panel_pixels(int64_t in_blocks, int64_t out_blocks) {
   constexpr int64_t kPixelBlocks = 4096;  // 256 KiB
   return round_up(std::clamp<int64_t>(kPixelBlocks / (in_blocks + out_blocks), 32, 256),
-                  tile_multiple(out_blocks));
+                  std::max(tile_multiple(in_blocks), tile_multiple(out_blocks)));
 }
 
 inline int64_t pixel_workspace_floats(int64_t in_blocks, int64_t out_blocks) {

@@ -7,7 +7,7 @@
 namespace pathnet::train {
 
 Batch Pool::take(const Extent& extent) {
-  auto& free = free_[images_ * extent.floats()];
+  auto& free = free_[{extent.height, extent.width, extent.blocks}];
   if (free.empty())
     free.push_back(allocate_recycled({images_, extent.blocks, extent.height, extent.width, kBlock},
                                      std::string(op_) + ": a value of the batch"));
@@ -112,29 +112,18 @@ int64_t group_images(const Extent& extent) {
 
 int64_t workspace_floats(const Plan& plan) {
   int64_t most = 0;
-  for (const Block& block : plan.blocks) {
-    const int64_t images = group_images(block.out);
-    const auto& floats = train_kernels().workspace_floats;
-    most = std::max({most, floats(block.in, block.out, block.stride, images),
-                     floats(block.out, block.out, 1, images)});
-  }
-  return most;
-}
-
-int64_t weight_floats(const Plan& plan) {
-  int64_t most = 0;
-  for (const Block& block : plan.blocks) {
-    const int64_t in =
-        std::max(block.stride * block.stride * block.in.channels(), block.out.channels());
-    most = std::max(most, transformed_floats(blocks_of(in), blocks_of(block.out.channels())));
-  }
+  for (const Block& block : plan.blocks)
+    for (const Conv& conv : block.convs)
+      most = std::max(most, train_kernels().workspace_floats(conv.in, conv.out, conv.kernel,
+                                                             conv.stride, group_images(conv.out)));
   return most;
 }
 
 int64_t widest(const Plan& plan) {
   int64_t most = 0;
   for (const Block& block : plan.blocks)
-    most = std::max({most, block.in.channels(), block.out.channels()});
+    for (const Conv& conv : block.convs)
+      most = std::max({most, conv.in.channels(), conv.out.channels()});
   return most;
 }
 
@@ -142,44 +131,5 @@ Workers::Workers(const char* op, int64_t floats_each)
     : workers_(torch::stable::get_num_threads()),
       floats_(round_up(floats_each, kBlock)),
       memory_(allocate_recycled({workers_, floats_}, std::string(op) + ": scratch memory")) {}
-
-TransformedWeights::TransformedWeights(const char* op, int64_t floats)
-    : memory_(allocate_recycled({floats}, std::string(op) + ": transformed weights")) {}
-
-namespace {
-
-WeightView view(const Tensor& weight) {
-  return {data(weight),     weight.size(0),   weight.size(1),   weight.stride(0),
-          weight.stride(1), weight.stride(2), weight.stride(3), nullptr};
-}
-
-}  // namespace
-
-void TransformedWeights::transform(const WeightView& w, const Taps& taps, const Placement& place) {
-  torch::stable::parallel_for(0, blocks_of(w.out), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block)
-      train_kernels().transform_weight_block(w, taps, place, block, data(memory_));
-  });
-}
-
-const float* TransformedWeights::forward(const Tensor& weight, int64_t stride) {
-  const WeightView w = view(weight);
-  const int64_t in = blocks_of(w.in), out = blocks_of(w.out);
-  for_phases(stride, [&](int64_t phase, const Taps& taps) {
-    transform(w, taps, {phase * in, stride * stride * in, 0, out});
-  });
-  return data(memory_);
-}
-
-const float* TransformedWeights::backward(const Tensor& weight, int64_t stride) {
-  WeightView w = view(weight);
-  std::swap(w.in, w.out);
-  std::swap(w.in_stride, w.out_stride);
-  const int64_t in = blocks_of(w.in), out = blocks_of(w.out);
-  for_phases(stride, [&](int64_t phase, const Taps& taps) {
-    transform(w, rotated(taps), {0, in, phase * out, stride * stride * out});
-  });
-  return data(memory_);
-}
 
 }  // namespace pathnet::train

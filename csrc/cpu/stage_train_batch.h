@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <map>
 #include <memory>
@@ -24,7 +25,7 @@ class Pool {
  private:
   const char* op_;
   int64_t images_;
-  std::map<int64_t, std::vector<Tensor>> free_;
+  std::map<std::array<int64_t, 3>, std::vector<Tensor>> free_;  // by height, width and blocks
 };
 using Batch = Pool::Batch;
 inline float* data(const Batch& batch) { return batch == nullptr ? nullptr : data(*batch); }
@@ -51,8 +52,7 @@ int64_t group_images(const Extent& extent);
 
 // The largest of what any block of the plan needs, in floats.
 int64_t workspace_floats(const Plan& plan);
-int64_t weight_floats(const Plan& plan);  // of one convolution, transformed
-int64_t widest(const Plan& plan);         // channels of one norm
+int64_t widest(const Plan& plan);  // channels of one norm
 
 // Threads' scratch memory for passes.
 class Workers {
@@ -83,26 +83,15 @@ class Workers {
   Tensor memory_;
 };
 
-// Calls visit(phase, taps) for the one convolution of stride 1, or for the four phases of stride 2.
-template <typename Visit>
-void for_phases(int64_t stride, const Visit& visit) {
-  if (stride == 1) return visit(0, kPlainTaps);
-  for (int phase = 0; phase < 4; ++phase) visit(phase, phase_taps(phase / 2, phase % 2));
-}
-
-// A pass over a block's first or second convolution.
+// A pass over a convolution.
 template <typename Pass>
-Pass pass_of(const Block& block, int conv) {
+Pass pass_of(const Conv& conv) {
   Pass pass;
-  pass.in_extent = conv == 0 ? block.in : block.out;
-  pass.out_extent = block.out;
-  pass.stride = conv == 0 ? block.stride : 1;
+  pass.in_extent = conv.in;
+  pass.out_extent = conv.out;
+  pass.kernel = conv.kernel;
+  pass.stride = conv.stride;
   return pass;
-}
-
-// What a block's norm sees: its input in front of a pre-activation block, else an output.
-inline const Extent& extent_of(const Block& block, int norm) {
-  return block.preact && norm == 0 ? block.in : block.out;
 }
 
 // Sets one image's sums to zero, before a pass adds to them.
@@ -110,19 +99,5 @@ inline void clear_sums(const Tensor& sums, int64_t image, const Extent& extent) 
   const int64_t floats = kSums * extent.channels();
   std::fill_n(data(sums) + image * floats, floats, 0.0f);
 }
-
-// The weights of a convolution in the Winograd domain: of the forward, or of the backward, which
-// takes output channels in and gives input channels.
-class TransformedWeights {
- public:
-  TransformedWeights(const char* op, int64_t floats);
-  const float* forward(const Tensor& weight, int64_t stride);
-  const float* backward(const Tensor& weight, int64_t stride);
-
- private:
-  void transform(const WeightView& weights, const Taps& taps, const Placement& place);
-
-  Tensor memory_;
-};
 
 }  // namespace pathnet::train

@@ -2,7 +2,7 @@
 //
 // Breadth-first, since batch statistics need the whole batch: one pass over it a convolution. A
 // post-activation block's value is merged where the next block reads it; a pre-activation block's
-// is written by its own second convolution. What only FORWARD blocks need is overwritten by later
+// is written by its own last convolution. What only FORWARD blocks need is overwritten by later
 // ones.
 #include <torch/csrc/stable/library.h>
 
@@ -12,6 +12,7 @@
 #include "layout.h"
 #include "stage_train_batch.h"
 #include "stage_train_kept.h"
+#include "stage_train_packed.h"
 
 namespace pathnet::train {
 namespace {
@@ -23,10 +24,10 @@ class Forward {
         pool_(plan.op, plan.images),
         kept_(new_kept(plan)),
         workers_(plan.op, workspace_floats(plan)),
-        transformed_(plan.op, weight_floats(plan)),
+        weights_(plan),
         sums_(allocate({plan.images, kSums, widest(plan)}, std::string(plan.op) + ": sums")) {
     x_ = read(x, plan.in());
-    if (skip.has_value()) skip_ = read(*skip, plan.blocks[0].out);
+    if (skip.has_value()) skip_ = read(*skip, plan.blocks[0].out());
   }
 
   void run() {
@@ -37,41 +38,42 @@ class Forward {
   std::vector<Tensor> saved() const { return to_list(plan_, kept_); }
 
  private:
-  // x_b -> conv1, norm, ReLU -> conv2, whose output waits to be merged with the shortcut.
+  // x_b -> conv1, norm, ReLU -> conv2 ..., whose output waits to be merged with the shortcut.
   void run_post(int64_t b) {
     const Block& block = plan_.blocks[b];
-    ForwardConv pass = pass_of<ForwardConv>(block, 0);
-    Batch merged;
-    if (b == 0)
-      pass.in = data(x_);
-    else
-      merged = merge_into(pass, b - 1);
-    const Batch u1 = convolve(pass, block.weights[0], block.norms[0]);
-    if (merged != nullptr) x_ = merged;
-    finish(b, 0);
-    pass = pass_of<ForwardConv>(block, 1);
-    pass.in = data(u1);
-    pass.before = state(b, 0).activation();
-    branch_ = convolve(pass, block.weights[1], block.norms[1]);
-    finish(b, 1);
-    keep(b, u1);
-    if (block.trained()) kept_.blocks[b].u[1] = branch_;
+    for (int64_t i = 0; i < block.size(); ++i) {
+      ForwardConv pass = pass_of<ForwardConv>(block.convs[i]);
+      Batch merged;
+      if (i > 0) {
+        pass.in = data(branch_);
+        pass.before = state(b, i - 1).activation();
+      } else if (b > 0) {
+        merged = merge_into(pass, b - 1);
+      } else {
+        pass.in = data(x_);
+      }
+      branch_ = convolve(pass, block.convs[i], &block.norms[i]);
+      if (merged != nullptr) x_ = merged;
+      finish(b, i);
+      keep(b, i, branch_);
+    }
+    keep_x(b);
     if (b > 0 || skip_ == nullptr) skip_ = x_;
   }
 
   // Lets the pass read ReLU(s * norm(branch) + skip), the value of block b, and returns it.
   Batch merge_into(ForwardConv& pass, int64_t b) {
     const Block& block = plan_.blocks[b];
-    const NormState norm = state(b, 1);
-    scale_.assign(block.out.blocks, {}), shift_.assign(block.out.blocks, {});
-    for (int64_t c = 0; c < block.out.channels(); ++c) {
+    const NormState norm = state(b, block.size() - 1);
+    scale_.assign(block.out().blocks, {}), shift_.assign(block.out().blocks, {});
+    for (int64_t c = 0; c < block.out().channels(); ++c) {
       scale_[0].of[c] = block.scale * norm.scale[c];
       shift_[0].of[c] = block.scale * norm.shift[c];
     }
     if (block.trained()) alive_ = &kept_.blocks[b].alive;
     pass.alive_is_set = *alive_ != nullptr;
-    if (*alive_ == nullptr) *alive_ = new_bits(plan_.op, plan_.images, block.out);
-    const Batch merged = pool_.take(block.out);
+    if (*alive_ == nullptr) *alive_ = new_bits(plan_.op, plan_.images, block.out());
+    const Batch merged = pool_.take(block.out());
     pass.in = data(branch_);
     pass.before = {scale_[0].of, shift_[0].of};
     pass.skip = data(skip_);
@@ -87,56 +89,62 @@ class Forward {
     workers_.share(plan_.images, [&](int64_t n, float*) { train_kernels().merge(pass, n); });
   }
 
-  // x_b -> norm, ReLU -> conv1 -> norm, ReLU -> conv2, plus the shortcut: x_{b + 1}.
+  // x_b -> norm, ReLU -> conv1 -> norm, ReLU -> conv2 ..., plus the shortcut: x_{b + 1}.
   void run_preact(int64_t b) {
     const Block& block = plan_.blocks[b];
     if (b == 0 && block.norms[0].batch_stats)
       workers_.share(plan_.images, [&](int64_t n, float*) {
-        clear_sums(sums_, n, block.in);
-        train_kernels().sum_up(data(x_), block.in, n, data(sums_));
+        clear_sums(sums_, n, block.in());
+        train_kernels().sum_up(data(x_), block.in(), n, data(sums_));
       });
-    finish(b, 0);
-    ForwardConv pass = pass_of<ForwardConv>(block, 0);
-    pass.in = data(x_);
-    pass.before = state(b, 0).activation();
-    const Batch u1 = convolve(pass, block.weights[0], block.norms[1]);
-    finish(b, 1);
-    pass = pass_of<ForwardConv>(block, 1);
-    pass.in = data(u1);
-    pass.before = state(b, 1).activation();
-    pass.add_to = data(b == 0 && skip_ != nullptr ? skip_ : x_);
-    pass.add_scale = block.scale;
-    const bool last = b + 1 == static_cast<int64_t>(plan_.blocks.size());
-    const Batch next = convolve(pass, block.weights[1], plan_.blocks[last ? b : b + 1].norms[0]);
-    keep(b, u1);
-    x_ = next;
+    Batch u = x_;
+    for (int64_t i = 0; i < block.size(); ++i) {
+      finish(b, i);
+      ForwardConv pass = pass_of<ForwardConv>(block.convs[i]);
+      pass.in = data(u);
+      pass.before = state(b, i).activation();
+      const bool last = i + 1 == block.size();
+      if (last) {
+        pass.add_to = data(b == 0 && skip_ != nullptr ? skip_ : x_);
+        pass.add_scale = block.scale;
+      }
+      u = convolve(pass, block.convs[i], last ? first_norm_of(b + 1) : &block.norms[i + 1]);
+      if (!last) keep(b, i, u);
+    }
+    keep_x(b);
+    x_ = u;
   }
 
-  void keep(int64_t b, const Batch& u1) {
+  const Norm* first_norm_of(size_t b) const {
+    return b < plan_.blocks.size() ? &plan_.blocks[b].norms[0] : nullptr;
+  }
+
+  void keep(int64_t b, int64_t conv, const Batch& u) {
+    if (plan_.blocks[b].trained()) kept_.blocks[b].u[conv] = u;
+  }
+  void keep_x(int64_t b) {
     const Block& block = plan_.blocks[b];
-    if (!block.trained()) return;
-    if (keeps_x(block)) kept_.blocks[b].x = x_;
-    kept_.blocks[b].u[0] = u1;
+    if (block.trained() && keeps_x(block)) kept_.blocks[b].x = x_;
   }
 
   // Runs a pass; its sums are those that `norm` asks for.
-  Batch convolve(ForwardConv& pass, const Tensor& weight, const Norm& norm) {
-    const Batch out = pool_.take(pass.out_extent);
+  Batch convolve(ForwardConv& pass, const Conv& conv, const Norm* norm) {
+    const Batch out = pool_.take(conv.out);
     pass.out = data(out);
-    pass.weights = transformed_.forward(weight, pass.stride);
-    if (norm.batch_stats) pass.sums = data(sums_);
-    workers_.for_groups(plan_.images, group_images(pass.out_extent),
+    pass.weights = weights_.forward(conv);
+    if (norm != nullptr && norm->batch_stats) pass.sums = data(sums_);
+    workers_.for_groups(plan_.images, group_images(conv.out),
                         [&](int64_t first, int64_t count, float* workspace) {
                           for (int64_t n = first; n < first + count; ++n)
-                            clear_sums(sums_, n, pass.out_extent);
+                            clear_sums(sums_, n, conv.out);
                           train_kernels().forward_conv(pass, first, count, plan_.images, workspace);
                         });
     return out;
   }
 
-  void finish(int64_t b, int norm) {
+  void finish(int64_t b, int64_t norm) {
     const Block& block = plan_.blocks[b];
-    const Extent& extent = extent_of(block, norm);
+    const Extent& extent = block.extent_of(norm);
     check(!block.norms[norm].batch_stats || plan_.images * extent.pixels() >= 2,
           "batch statistics need at least two values a channel, but ", plan_.images,
           " image(s) of ", extent.height, "x", extent.width,
@@ -145,7 +153,7 @@ class Forward {
     finish_norm(block.norms[norm], data(sums_), plan_.images, extent.pixels(), state(b, norm));
   }
 
-  NormState state(int64_t b, int norm) const { return norm_state(plan_, kept_, b, norm); }
+  NormState state(int64_t b, int64_t norm) const { return norm_state(plan_, kept_, b, norm); }
 
   Batch read(const Tensor& tensor, const Extent& extent) {
     Batch batch = pool_.take(extent);
@@ -157,7 +165,7 @@ class Forward {
   Pool pool_;  // before those who hold its batches
   Kept kept_;
   Workers workers_;
-  TransformedWeights transformed_;
+  PackedWeights weights_;
   Tensor sums_;
   Batch x_, skip_, branch_;
   Batch* alive_ = &kept_.alive;  // the bits that the next value joins
@@ -171,10 +179,10 @@ std::tuple<Tensor, std::vector<Tensor>> stage_train_fwd_cpu(
   const Plan plan = read_plan(
       "stage_train_fwd", {x, weights, norms, running, blocks, scales, norm_flags, norm_constants},
       skip.has_value());
-  const Extent& out = plan.blocks[0].out;
+  const Extent& out = plan.blocks[0].out();
   if (skip.has_value()) {
     check_cpu(*skip, ScalarType::Float, "stage_train_fwd: skip");
-    check_shape(*skip, {plan.images, plan.blocks[0].weights[1].size(0), out.height, out.width},
+    check_shape(*skip, {plan.images, plan.blocks[0].out_channels(), out.height, out.width},
                 "stage_train_fwd: skip");
   }
   Forward forward(plan, x, skip);

@@ -13,33 +13,42 @@ void for_each(const Plan& plan, AnyKept& kept, const Visit& visit) {
     return divide_up(plan.images * extent.blocks * extent.pixels(), 2);
   };
   const bool post = !plan.preact();
-  if (post && !plan.blocks[0].trained()) visit(kept.alive, words(plan.blocks[0].out));
+  if (post && !plan.blocks[0].trained()) visit(kept.alive, words(plan.blocks[0].out()));
   for (size_t b = 0; b < plan.blocks.size(); ++b) {
     const Block& block = plan.blocks[b];
     if (!block.trained()) continue;
-    if (keeps_x(block)) visit(kept.blocks[b].x, values(block.in));
-    visit(kept.blocks[b].u[0], values(block.out));
-    if (post) visit(kept.blocks[b].u[1], values(block.out));
-    if (post) visit(kept.blocks[b].alive, words(block.out));
+    if (keeps_x(block)) visit(kept.blocks[b].x, values(block.in()));
+    for (int64_t i = 0; i < kept_outputs(block); ++i)
+      visit(kept.blocks[b].u[i], values(block.convs[i].out));
+    if (post) visit(kept.blocks[b].alive, words(block.out()));
   }
 }
 
-int64_t trained_blocks(const Plan& plan) {
-  return std::count_if(plan.blocks.begin(), plan.blocks.end(),
-                       [](const Block& block) { return block.trained(); });
+// Norms of the trained ones among the first `blocks` blocks.
+int64_t trained_norms(const Plan& plan, int64_t blocks) {
+  int64_t norms = 0;
+  for (int64_t b = 0; b < blocks; ++b)
+    if (plan.blocks[b].trained()) norms += plan.blocks[b].size();
+  return norms;
+}
+
+std::vector<KeptBlock> empty_blocks(const Plan& plan) {
+  std::vector<KeptBlock> blocks(plan.blocks.size());
+  for (size_t b = 0; b < blocks.size(); ++b) blocks[b].u.resize(kept_outputs(plan.blocks[b]));
+  return blocks;
 }
 
 }  // namespace
 
 bool keeps_x(const Block& block) { return block.has_weight_gradients() || block.preact; }
+int64_t kept_outputs(const Block& block) { return block.size() - (block.preact ? 1 : 0); }
 
-NormState norm_state(const Plan& plan, const Kept& kept, int64_t block, int norm) {
-  const auto begin = plan.blocks.begin(), own = begin + block;
-  const int64_t rank = std::count_if(begin, own, [](const Block& b) { return b.trained(); });
-  const int64_t padded = round_up(own->norms[norm].channels(), kBlock);
+NormState norm_state(const Plan& plan, const Kept& kept, int64_t b, int64_t norm) {
+  const Block& block = plan.blocks[b];
+  const int64_t padded = round_up(block.norms[norm].channels(), kBlock);
   const int64_t floats = NormState::kRows * widest(plan);
-  if (!own->trained()) return {data(kept.passing) + norm * floats, padded};
-  return {data(kept.norms) + (2 * rank + norm) * floats, padded};
+  if (!block.trained()) return {data(kept.passing) + norm * floats, padded};
+  return {data(kept.norms) + (trained_norms(plan, b) + norm) * floats, padded};
 }
 
 std::vector<Tensor> to_list(const Plan& plan, const Kept& kept) {
@@ -49,12 +58,13 @@ std::vector<Tensor> to_list(const Plan& plan, const Kept& kept) {
 }
 
 Kept new_kept(const Plan& plan) {
-  const auto states = [&](int64_t blocks) {
-    return allocate({2 * blocks, NormState::kRows, widest(plan)},
-                    std::string(plan.op) + ": statistics");
+  const auto states = [&](int64_t norms) {
+    return allocate({norms, NormState::kRows, widest(plan)}, std::string(plan.op) + ": statistics");
   };
-  return {states(trained_blocks(plan)), states(1), nullptr,
-          std::vector<KeptBlock>(plan.blocks.size())};
+  int64_t most = 0;  // norms of a block
+  for (const Block& block : plan.blocks) most = std::max(most, block.size());
+  return {states(trained_norms(plan, plan.blocks.size())), states(most), nullptr,
+          empty_blocks(plan)};
 }
 
 Kept from_list(const Plan& plan, const std::vector<Tensor>& saved) {
@@ -71,8 +81,9 @@ Kept from_list(const Plan& plan, const std::vector<Tensor>& saved) {
           " floats in a row, on a cache line.");
     return tensor;
   };
-  const Tensor norms = next(2 * trained_blocks(plan) * NormState::kRows * widest(plan));
-  Kept kept{norms, norms, nullptr, std::vector<KeptBlock>(plan.blocks.size())};
+  const int64_t count = trained_norms(plan, plan.blocks.size());
+  const Tensor norms = next(count * NormState::kRows * widest(plan));
+  Kept kept{norms, norms, nullptr, empty_blocks(plan)};
   for_each(plan, kept,
            [&](Batch& slot, int64_t floats) { slot = std::make_shared<Tensor>(next(floats)); });
   check(at == saved.size(), name, " has ", saved.size(),

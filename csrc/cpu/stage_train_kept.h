@@ -8,21 +8,23 @@ namespace pathnet::train {
 
 struct KeptBlock {
   // FORWARD blocks keep none of these. The block's input x: what conv1's weight gradient reads, and
-  // a pre-activation block's first norm. u[0] and u[1]: what the norms read beside, u[i] is conv
-  // i's output; a pre-activation block needs only u[0].
-  Batch x, u[2];
+  // a pre-activation block's first norm. u[i]: the output of convs[i], which the norm behind it
+  // reads; there is none behind the last one of a pre-activation block.
+  Batch x;
+  std::vector<Batch> u;
   Batch alive;  // where the run from this block's value on to the next kept block lives
 };
 
 struct Kept {
-  Tensor norms;    // [2 * trained blocks, NormState::kRows, widest norm]
+  Tensor norms;    // [norms of trained blocks, NormState::kRows, widest norm]
   Tensor passing;  // the same for the FORWARD block at hand: not kept
   Batch alive;     // of the FORWARD run that comes first, if one does
   std::vector<KeptBlock> blocks;
 };
 
 bool keeps_x(const Block& block);
-NormState norm_state(const Plan& plan, const Kept& kept, int64_t block, int norm);
+int64_t kept_outputs(const Block& block);  // u[0] ...
+NormState norm_state(const Plan& plan, const Kept& kept, int64_t block, int64_t norm);
 
 Kept new_kept(const Plan& plan);
 std::vector<Tensor> to_list(const Plan& plan, const Kept& kept);

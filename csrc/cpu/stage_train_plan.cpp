@@ -6,6 +6,18 @@ namespace {
 constexpr int64_t kMaxSide = int64_t{1} << 15;  // of height, width and channels
 constexpr int64_t kMaxFloats = int64_t{1} << 40;
 
+// How the op's `blocks` number the forms, and the kernels of the convolutions in each.
+struct Form {
+  bool preact;
+  std::vector<int64_t> kernels;
+};
+const Form kForms[] = {
+    {false, {3, 3}},     // basic
+    {true, {3, 3}},      // pre-activation
+    {false, {1, 3, 1}},  // bottleneck
+    {true, {1, 3, 1}},   // pre-activation bottleneck
+};
+
 void check_count(const char* op, const char* name, size_t count, size_t wanted) {
   check(count == wanted, op, ": ", name, " must hold ", wanted, " values for these blocks, got ",
         count, '.');
@@ -15,7 +27,7 @@ class Reader {
  public:
   Reader(const char* op, const Arguments& arguments) : op_(op), from_(arguments) {}
 
-  Tensor weight(int64_t in_channels) {
+  Tensor weight(int64_t in_channels, int64_t kernel) {
     const std::string name = std::string(op_) + ": weights[" + std::to_string(weight_) + "]";
     const Tensor& weight = from_.weights[weight_++];
     check_cpu(weight, ScalarType::Float, name);
@@ -24,7 +36,7 @@ class Reader {
     const int64_t out_channels = weight.size(0);
     check(out_channels >= 1 && out_channels <= kMaxSide, name, " must have 1 to ", kMaxSide,
           " output channels, got ", out_channels, '.');
-    check_shape(weight, {out_channels, in_channels, 3, 3}, name);
+    check_shape(weight, {out_channels, in_channels, kernel, kernel}, name);
     return weight;
   }
 
@@ -54,42 +66,73 @@ class Reader {
   size_t weight_ = 0, norm_ = 0;
 };
 
-void read_layers(Block& block, int64_t in_channels, Reader& reader) {
-  if (block.preact) block.norms[0] = reader.norm(in_channels);
-  block.weights[0] = reader.weight(in_channels);
-  const int64_t channels = block.weights[0].size(0);
-  block.norms[block.preact ? 1 : 0] = reader.norm(channels);
-  block.weights[1] = reader.weight(channels);
-  check(block.weights[1].size(0) == channels,
-        "a block's two convolutions must have equal output channels, but they have ", channels,
-        " and ", block.weights[1].size(0), '.');
-  if (!block.preact) block.norms[1] = reader.norm(channels);
-}
-
-Block read_block(const char* op, int64_t index, const int64_t* integers, double scale,
-                 const Extent& in, int64_t in_channels, bool has_skip, Reader& reader) {
-  check(integers[0] == 0 || integers[0] == 1, op, ": blocks must give form 0 or 1 for block ",
-        index, ", got ", integers[0], '.');
+void check_integers(const char* op, int64_t index, const int64_t* integers) {
+  constexpr int64_t kLast = std::size(kForms) - 1;
+  check(integers[0] >= 0 && integers[0] <= kLast, op, ": blocks must give a form of 0 to ", kLast,
+        " for block ", index, ", got ", integers[0], '.');
   check(integers[1] == 1 || integers[1] == 2, op, ": blocks must give stride 1 or 2 for block ",
         index, ", got ", integers[1], '.');
   check(integers[2] >= 1 && integers[2] <= 4, op, ": blocks must give a gate of 1 to 4 for block ",
         index, ", got ", integers[2], ": blocks that are OFF are left out.");
+}
+
+// The number of blocks, where every list is as long as they ask for.
+int64_t check_lists(const char* op, const Arguments& from) {
+  const size_t count = from.blocks.size() / 3;
+  check(count >= 1 && from.blocks.size() == 3 * count, op,
+        ": blocks must hold three integers for each of at least one block, got ",
+        from.blocks.size(), '.');
+  size_t layers = 0;
+  for (size_t b = 0; b < count; ++b) {
+    check_integers(op, b, &from.blocks[3 * b]);
+    layers += kForms[from.blocks[3 * b]].kernels.size();
+  }
+  check_count(op, "weights", from.weights.size(), layers);
+  check_count(op, "norms", from.norms.size(), 2 * layers);
+  check_count(op, "running", from.running.size(), 2 * layers);
+  check_count(op, "scales", from.scales.size(), count);
+  check_count(op, "norm_flags", from.norm_flags.size(), 2 * layers);
+  check_count(op, "norm_constants", from.norm_constants.size(), 2 * layers);
+  return count;
+}
+
+// The block's first 3x3 convolution takes its stride.
+void read_layers(Block& block, const Form& form, int64_t stride, Extent in, int64_t channels,
+                 Reader& reader) {
+  for (const int64_t kernel : form.kernels) {
+    if (block.preact) block.norms.push_back(reader.norm(channels));
+    Conv conv{reader.weight(channels, kernel), kernel, 1, in, {}};
+    if (kernel == 3) std::swap(conv.stride, stride);
+    channels = conv.weight.size(0);
+    in = conv.out = {in.height / conv.stride, in.width / conv.stride, blocks_of(channels)};
+    block.convs.push_back(conv);
+    if (!block.preact) block.norms.push_back(reader.norm(channels));
+  }
+}
+
+Block read_block(const char* op, int64_t index, const int64_t* integers, double scale,
+                 const Extent& in, int64_t in_channels, bool has_skip, Reader& reader) {
+  const Form& form = kForms[integers[0]];
+  const int64_t stride = integers[1];
   Block block;
-  block.preact = integers[0] == 1;
-  block.stride = integers[1];
+  block.preact = form.preact;
   block.gate = static_cast<Gate>(integers[2]);
   block.scale = static_cast<float>(scale);
-  block.in = in;
-  check(block.stride == 1 || (in.height % 2 == 0 && in.width % 2 == 0), op,
+  check(stride == 1 || (in.height % 2 == 0 && in.width % 2 == 0), op,
         ": a block of stride 2 needs an even height and width, got ", in.height, " x ", in.width,
         '.');
-  read_layers(block, in_channels, reader);
-  block.out = {in.height / block.stride, in.width / block.stride,
-               blocks_of(block.weights[1].size(0))};
-  const bool same = block.stride == 1 && block.weights[1].size(0) == in_channels;
+  read_layers(block, form, stride, in, in_channels, reader);
+  const bool same = stride == 1 && block.out_channels() == in_channels;
   check(same || (has_skip && index == 0), op, ": block ", index,
         " changes the shape, so it must come first, with its shortcut as `skip`.");
   return block;
+}
+
+void check_sizes(const char* op, const Arguments& from, const Block& block) {
+  for (const Conv& conv : block.convs)
+    check(from.x.size(0) * std::max(conv.in.floats(), conv.out.floats()) <= kMaxFloats, op,
+          ": x of shape ", to_string(from.x.sizes()),
+          " is too large. Use fewer or smaller images.");
 }
 
 }  // namespace
@@ -102,30 +145,22 @@ Plan read_plan(const char* op, const Arguments& from, bool has_skip) {
     check(from.x.size(d) >= 1 && from.x.size(d) <= kMaxSide, op,
           ": x must have C, H and W of 1 to ", kMaxSide, ", but its shape is ",
           to_string(from.x.sizes()), '.');
-  const size_t count = from.blocks.size() / 3;
-  check(count >= 1 && from.blocks.size() == 3 * count, op,
-        ": blocks must hold three integers for each of at least one block, got ",
-        from.blocks.size(), '.');
-  check_count(op, "weights", from.weights.size(), 2 * count);
-  check_count(op, "norms", from.norms.size(), 4 * count);
-  check_count(op, "running", from.running.size(), 4 * count);
-  check_count(op, "scales", from.scales.size(), count);
-  check_count(op, "norm_flags", from.norm_flags.size(), 4 * count);
-  check_count(op, "norm_constants", from.norm_constants.size(), 4 * count);
-
+  const int64_t count = check_lists(op, from);
   Plan plan{op, from.x.size(0), {}};
   Reader reader(op, from);
   Extent in{from.x.size(2), from.x.size(3), blocks_of(from.x.size(1))};
-  int64_t channels = from.x.size(1);
-  for (size_t b = 0; b < count; ++b) {
+  int64_t channels = from.x.size(1), layers = 0;
+  for (int64_t b = 0; b < count; ++b) {
     plan.blocks.push_back(
         read_block(op, b, &from.blocks[3 * b], from.scales[b], in, channels, has_skip, reader));
-    const Block& block = plan.blocks.back();
-    check(block.preact == plan.preact(), op, ": blocks must all have the form of the first.");
-    in = block.out;
-    channels = block.weights[1].size(0);
-    check(plan.images * std::max(block.in.floats(), in.floats()) <= kMaxFloats, op, ": x of shape ",
-          to_string(from.x.sizes()), " is too large. Use fewer or smaller images.");
+    Block& block = plan.blocks.back();
+    check(block.preact == plan.preact(), op,
+          ": blocks must be all post-activation or all pre-activation, as the first one is.");
+    check_sizes(op, from, block);
+    block.first = layers;
+    layers += block.size();
+    in = block.out();
+    channels = block.out_channels();
   }
   return plan;
 }

@@ -18,16 +18,30 @@ struct Norm {
   int64_t channels() const { return weight.size(0); }
 };
 
-// conv1 and conv2 stand before their batch norms in a post-activation block, and behind them in a
-// pre-activation one: then norms[0] is that of the block's input.
+// One convolution of a block's branch: 3x3 with a border of one zero, or 1x1.
+struct Conv {
+  Tensor weight;
+  int64_t kernel = 3, stride = 1;
+  Extent in, out;
+};
+
+// norms[i] stands behind convs[i] in a post-activation block, and before it in a pre-activation
+// one: there norms[0] is that of the block's input.
 struct Block {
   bool preact = false;
-  int64_t stride = 1;
   Gate gate = Gate::kFull;
   float scale = 1.0f;
-  Extent in, out;
-  Tensor weights[2];
-  Norm norms[2];
+  std::vector<Conv> convs;
+  std::vector<Norm> norms;
+  int64_t first = 0;  // of its convolutions, and of its norms, among those of the run
+  const Extent& in() const { return convs.front().in; }
+  const Extent& out() const { return convs.back().out; }
+  int64_t out_channels() const { return convs.back().weight.size(0); }
+  int64_t size() const { return static_cast<int64_t>(convs.size()); }
+  // What a norm sees: the input of its convolution, or the output.
+  const Extent& extent_of(int64_t norm) const { return preact ? convs[norm].in : convs[norm].out; }
+  // The norm through which convs[conv] reads convs[conv - 1].
+  int64_t norm_before(int64_t conv) const { return preact ? conv : conv - 1; }
   // The gradient passes through f: then f's values are kept for the backward.
   bool trained() const { return gate != Gate::kForward; }
   bool has_weight_gradients() const { return gate == Gate::kFull || gate == Gate::kResidual; }
@@ -47,9 +61,11 @@ struct Plan {
   int64_t images = 0;
   std::vector<Block> blocks;
   bool preact() const { return blocks[0].preact; }
-  const Extent& in() const { return blocks.front().in; }
-  const Extent& out() const { return blocks.back().out; }
-  int64_t out_channels() const { return blocks.back().weights[1].size(0); }
+  const Extent& in() const { return blocks.front().in(); }
+  const Extent& out() const { return blocks.back().out(); }
+  int64_t out_channels() const { return blocks.back().out_channels(); }
+  // of convolutions, and of norms
+  int64_t layers() const { return blocks.back().first + blocks.back().size(); }
 };
 
 Plan read_plan(const char* op, const Arguments& arguments, bool has_skip);

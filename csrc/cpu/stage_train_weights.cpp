@@ -1,52 +1,88 @@
 #include "stage_train_weights.h"
 
 #include "recycled.h"
+#include "stage_train_packed.h"
 
 namespace pathnet::train {
 namespace {
 
-int64_t in_channels(const BackwardConv& pass) {
-  return pass.stride * pass.stride * pass.in_extent.channels();
+int64_t in_channels(const Conv& conv) { return conv.stride * conv.stride * conv.in.channels(); }
+
+int64_t part_floats(const Conv& conv) {
+  return conv.kernel * conv.kernel * in_channels(conv) * conv.out.channels();
 }
-int64_t part_floats(const BackwardConv& pass) {
-  return 9 * in_channels(pass) * pass.out_extent.channels();
+
+int64_t floats_of_parts(const Plan& plan) {
+  int64_t most = 0;
+  for (const Block& block : plan.blocks)
+    for (const Conv& conv : block.convs)
+      most = std::max(most, Chunks(plan.images, conv.out).count * part_floats(conv));
+  return most;
+}
+
+// A gradient [out, in, kernel, kernel] and the parts that it is the sum of, each
+// [taps, in channels, out channels].
+struct Parts {
+  const float* first;
+  int64_t count, floats;
+  int64_t in, out;  // channels of a part: whole blocks
+
+  // Adds up 16 output channels of an input channel at a place of the kernel.
+  void add_up(int64_t place, int64_t c, int64_t k, float sum[kBlock]) const {
+    const float* part = first + (place * in + c) * out + k;
+    std::fill_n(sum, kBlock, 0.0f);
+    for (int64_t chunk = 0; chunk < count; ++chunk, part += floats)
+      for (int64_t i = 0; i < kBlock; ++i) sum[i] += part[i];
+  }
+};
+
+// The places of the kernel with their taps, phase by phase.
+template <typename Visit>
+void for_places(const Conv& conv, const Visit& visit) {
+  if (conv.kernel == 1) return visit(0, 0, 0);
+  for_phases(conv.stride, [&](int64_t phase, const Taps& taps) {
+    for (int64_t place = 0; place < 9; ++place)
+      if (taps[place] >= 0) visit(phase, place, taps[place]);
+  });
 }
 
 }  // namespace
 
 WeightGradients::WeightGradients(const Plan& plan)
-    : op_(plan.op),
-      parts_(allocate_recycled({Chunks::kMost, weight_floats(plan) / 4},
+    : parts_(allocate_recycled({floats_of_parts(plan)},
                                std::string(plan.op) + ": parts of a weight gradient")) {}
 
-float* WeightGradients::part(int64_t chunk, const BackwardConv& pass) const {
-  return data(parts_) + chunk * part_floats(pass);
+int64_t WeightGradients::own_floats(const Plan& plan) { return packed_floats(plan); }
+
+float* WeightGradients::part(const Conv& conv, int64_t chunk) const {
+  return data(parts_) + chunk * part_floats(conv);
 }
 
-Tensor WeightGradients::merge(const Tensor& weight, const BackwardConv& pass,
-                              int64_t chunks) const {
-  Tensor gradient = torch::stable::empty_like(weight);
-  const int64_t in = in_channels(pass), out = pass.out_extent.channels();
-  const int64_t channels = weight.size(0), weight_in = weight.size(1),
-                part_stride = part_floats(pass);
+float* WeightGradients::sums(const Conv& conv, int64_t chunk, float* own) const {
+  return conv.kernel == 1 ? part(conv, chunk) : own;
+}
+
+void WeightGradients::finish(const Conv& conv, int64_t chunk, const float* sums) const {
+  if (conv.kernel == 1) return;
+  train_kernels().finish_weight_gradient(sums, in_channels(conv), conv.out.channels(),
+                                         part(conv, chunk));
+}
+
+Tensor WeightGradients::merge(const Conv& conv, int64_t chunks) const {
+  Tensor gradient = torch::stable::empty_like(conv.weight);
+  const Parts parts{data(parts_), chunks, part_floats(conv), in_channels(conv),
+                    conv.out.channels()};
+  const int64_t channels = gradient.size(0), weight_in = gradient.size(1);
   const int64_t strides[4] = {gradient.stride(0), gradient.stride(1), gradient.stride(2),
                               gradient.stride(3)};
-  const float* parts = data(parts_);
-  float* gradient_data = data(gradient);
+  float* to = data(gradient);
   const auto add_up = [&](int64_t first, int64_t c) {  // for 16 output channels
-    const int64_t count = std::min(kBlock, channels - first);
-    for_phases(pass.stride, [&](int64_t phase, const Taps& taps) {
-      for (int64_t place = 0; place < 9; ++place) {
-        if (taps[place] < 0) continue;
-        const float* part =
-            parts + (place * in + phase * pass.in_extent.channels() + c) * out + first;
-        float sum[kBlock] = {};
-        for (int64_t chunk = 0; chunk < chunks; ++chunk, part += part_stride)
-          for (int64_t k = 0; k < kBlock; ++k) sum[k] += part[k];
-        float* to = gradient_data + first * strides[0] + c * strides[1] +
-                    taps[place] / 3 * strides[2] + taps[place] % 3 * strides[3];
-        for (int64_t k = 0; k < count; ++k) to[k * strides[0]] = sum[k];
-      }
+    for_places(conv, [&](int64_t phase, int64_t place, int64_t tap) {
+      float sum[kBlock];
+      parts.add_up(place, phase * conv.in.channels() + c, first, sum);
+      float* at =
+          to + first * strides[0] + c * strides[1] + tap / 3 * strides[2] + tap % 3 * strides[3];
+      for (int64_t k = 0; k < std::min(kBlock, channels - first); ++k) at[k * strides[0]] = sum[k];
     });
   };
   torch::stable::parallel_for(0, divide_up(channels, kBlock), 1, [&](int64_t begin, int64_t end) {

@@ -27,14 +27,20 @@ class WeightGradients {
  public:
   WeightGradients(const Plan& plan);
 
-  // Where the chunk's sums stand, and what turns them into that chunk's part.
-  float* part(int64_t chunk, const BackwardConv& pass) const;
+  // The sums of a chunk, for a pass over it to add to, where `own` is the thread's memory: those of
+  // a 3x3 convolution stand in the Winograd domain.
+  float* sums(const Conv& conv, int64_t chunk, float* own) const;
+  static int64_t own_floats(const Plan& plan);
 
-  // Adds the parts up in the order of the chunks: a gradient like `weight`.
-  Tensor merge(const Tensor& weight, const BackwardConv& pass, int64_t chunks) const;
+  // Turns a chunk's sums into its part of the gradient.
+  void finish(const Conv& conv, int64_t chunk, const float* sums) const;
+
+  // Adds the parts up in the order of the chunks: a gradient like the weight.
+  Tensor merge(const Conv& conv, int64_t chunks) const;
 
  private:
-  const char* op_;
+  float* part(const Conv& conv, int64_t chunk) const;
+
   Tensor parts_;
 };
 

@@ -129,5 +129,28 @@ struct BackwardEpilogue {
   }
 };
 
+// Call use(epilogue) with what becomes of a pass's results.
+template <typename Use>
+PATHNET_INLINE void with_forward_epilogue(const ForwardConv& pass, int64_t first, const Use& use) {
+  if (pass.add_to != nullptr) return use(ForwardEpilogue<true>{pass, first});
+  use(ForwardEpilogue<false>{pass, first});
+}
+
+template <int kStride, typename Use>
+PATHNET_INLINE void with_backward_epilogue(const BackwardConv& pass, int64_t first,
+                                           const Use& use) {
+  const bool skip = pass.skip != nullptr;
+  switch (pass.arrival) {
+    case Arrival::kMasked:
+      return use(BackwardEpilogue<Arrival::kMasked, false, kStride>{pass, first});
+    case Arrival::kJoined:
+      if (skip) return use(BackwardEpilogue<Arrival::kJoined, true, 1>{pass, first});
+      return use(BackwardEpilogue<Arrival::kJoined, false, 1>{pass, first});
+    case Arrival::kPlain:
+      if (skip) return use(BackwardEpilogue<Arrival::kPlain, true, kStride>{pass, first});
+      return use(BackwardEpilogue<Arrival::kPlain, false, kStride>{pass, first});
+  }
+}
+
 }  // namespace
 }  // namespace pathnet

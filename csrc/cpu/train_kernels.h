@@ -33,7 +33,7 @@ struct AffineRelu {
 // in' = affine_relu(in + skip / scale): the value of the block before.
 struct ForwardConv {
   Extent in_extent, out_extent;
-  int64_t stride = 1;
+  int64_t kernel = 3, stride = 1;
   const float* weights = nullptr;
   const float* in = nullptr;
   AffineRelu before;
@@ -63,7 +63,7 @@ enum class Arrival {
 
 struct BackwardConv {
   Extent in_extent, out_extent;
-  int64_t stride = 1;
+  int64_t kernel = 3, stride = 1;
   // the gradient of the output ...
   NormGradient gradient;
   const float* passed_on = nullptr;  // ... where this is given d = merged * factor, with
@@ -72,7 +72,7 @@ struct BackwardConv {
   // the input again, for the gradient of the weights
   const float* in = nullptr;
   AffineRelu before;
-  float* weight_gradient = nullptr;  // [positions, in channels, out channels], or null ...
+  float* weight_gradient = nullptr;  // [positions (1x1: 1), in, out channels], or null ...
   bool fresh = true;                 // ... is set, not added to
   // the gradient of the input
   const float* weights = nullptr;  // of the backward convolution, or null
@@ -88,13 +88,15 @@ struct BackwardConv {
 
 // One function each for the images first ... first + count - 1.
 struct TrainKernels {
-  int64_t (*workspace_floats)(Extent in, Extent out, int64_t stride, int64_t images);
+  int64_t (*workspace_floats)(Extent in, Extent out, int64_t kernel, int64_t stride,
+                              int64_t images);
   void (*forward_conv)(const ForwardConv&, int64_t first, int64_t count, int64_t batch,
                        float* workspace);
   void (*backward_conv)(const BackwardConv&, int64_t first, int64_t count, int64_t batch,
                         float* workspace);
   void (*transform_weight_block)(const WeightView& weights, const Taps& taps,
                                  const Placement& place, int64_t block, float* u);
+  void (*pack_pixel_weights)(const WeightView& weights, int64_t block, float* u);  // of 1x1
   // dU [positions, in, out channels] -> [9, in, out channels]
   void (*finish_weight_gradient)(const float* u, int64_t in_channels, int64_t out_channels,
                                  float* gradient);

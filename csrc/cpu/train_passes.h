@@ -8,6 +8,7 @@
 #include "convolve.h"
 #include "train_elementwise.h"
 #include "train_epilogues.h"
+#include "train_pixels.h"
 #include "train_prologues.h"
 #include "weight_gradient.h"
 #include "weights.h"
@@ -43,7 +44,8 @@ Extent phases(const Extent& in, int64_t stride) {
   return stride == 1 ? in : Extent{in.height / 2, in.width / 2, in.blocks * 4};
 }
 
-int64_t workspace_floats(Extent in, Extent out, int64_t stride, int64_t images) {
+int64_t workspace_floats(Extent in, Extent out, int64_t kernel, int64_t stride, int64_t images) {
+  if (kernel == 1) return pixel_workspace_floats(in.blocks, out.blocks);
   const Extent a = phases(in, stride);
   const Image in_image{nullptr, a.height, a.width, a.blocks},
       out_image{nullptr, out.height, out.width, out.blocks};
@@ -55,6 +57,7 @@ int64_t workspace_floats(Extent in, Extent out, int64_t stride, int64_t images) 
 
 void forward_conv(const ForwardConv& pass, int64_t first, int64_t count, int64_t batch,
                   float* workspace) {
+  if (pass.kernel == 1) return forward_pixels(pass, first, count, workspace);
   Memory memory(workspace);
   Image in[kMostImages];
   const Extent read = phases(pass.in_extent, pass.stride);
@@ -66,10 +69,9 @@ void forward_conv(const ForwardConv& pass, int64_t first, int64_t count, int64_t
   ahead.add(pass.skip);
   ahead.add(pass.add_to);
   float* panels = memory.take(0);
-  if (pass.add_to != nullptr)
-    convolve(in, out, count, pass.weights, panels, ForwardEpilogue<true>{pass, first}, ahead);
-  else
-    convolve(in, out, count, pass.weights, panels, ForwardEpilogue<false>{pass, first}, ahead);
+  with_forward_epilogue(pass, first, [&](const auto& epilogue) {
+    convolve(in, out, count, pass.weights, panels, epilogue, ahead);
+  });
   finish_streams();
 }
 
@@ -78,24 +80,14 @@ void backward_data(const BackwardConv& pass, int64_t first, int64_t count, const
                    float* panels, Ahead& ahead) {
   const Extent read = phases(pass.in_extent, kStride);
   const Image out{nullptr, read.height, read.width, read.blocks};
-  const auto run = [&](const auto& epilogue) {
+  with_backward_epilogue<kStride>(pass, first, [&](const auto& epilogue) {
     convolve(gradient, out, count, pass.weights, panels, epilogue, ahead);
-  };
-  const bool skip = pass.skip != nullptr;
-  switch (pass.arrival) {
-    case Arrival::kMasked:
-      return run(BackwardEpilogue<Arrival::kMasked, false, kStride>{pass, first});
-    case Arrival::kJoined:
-      if (skip) return run(BackwardEpilogue<Arrival::kJoined, true, 1>{pass, first});
-      return run(BackwardEpilogue<Arrival::kJoined, false, 1>{pass, first});
-    case Arrival::kPlain:
-      if (skip) return run(BackwardEpilogue<Arrival::kPlain, true, kStride>{pass, first});
-      return run(BackwardEpilogue<Arrival::kPlain, false, kStride>{pass, first});
-  }
+  });
 }
 
 void backward_conv(const BackwardConv& pass, int64_t first, int64_t count, int64_t batch,
                    float* workspace) {
+  if (pass.kernel == 1) return backward_pixels(pass, first, count, workspace);
   Memory memory(workspace);
   Image gradient[kMostImages], in[kMostImages];
   memory.take(pass.out_extent, count, gradient);
@@ -137,6 +129,7 @@ extern const TrainKernels PATHNET_TABLE = {workspace_floats,
                                            forward_conv,
                                            backward_conv,
                                            transform_weight_block,
+                                           pack_pixel_weights,
                                            finish_weight_gradient,
                                            merge,
                                            arrive,

@@ -80,21 +80,31 @@ struct Merged {
   }
 };
 
-inline void fill_input(const float* in, const AffineRelu& before, const Extent& extent,
-                       int64_t stride, int64_t index, const Image& image) {
+// Calls use(value) with what a pass reads, for `fill` or for a panel of pixels.
+template <typename Use>
+PATHNET_INLINE void with_input(const float* in, const AffineRelu& before, const Use& use) {
   if (before.scale == nullptr) {
     Copied value{in};
-    return fill(extent, stride, index, image, value);
+    return use(value);
   }
   Activated value{in, before};
-  fill(extent, stride, index, image, value);
+  use(value);
+}
+
+template <typename Use>
+PATHNET_INLINE void with_forward(const ForwardConv& pass, const Use& use) {
+  if (pass.skip == nullptr) return with_input(pass.in, pass.before, use);
+  Merged value{pass};
+  use(value);
+}
+
+inline void fill_input(const float* in, const AffineRelu& before, const Extent& extent,
+                       int64_t stride, int64_t index, const Image& image) {
+  with_input(in, before, [&](auto& value) { fill(extent, stride, index, image, value); });
 }
 
 inline void fill_forward(const ForwardConv& pass, int64_t index, const Image& image) {
-  if (pass.skip == nullptr)
-    return fill_input(pass.in, pass.before, pass.in_extent, pass.stride, index, image);
-  Merged value{pass};
-  fill(pass.in_extent, pass.stride, index, image, value);
+  with_forward(pass, [&](auto& value) { fill(pass.in_extent, pass.stride, index, image, value); });
 }
 
 // d = a * g + b * u + c
@@ -134,17 +144,22 @@ struct MergedGradient {
   }
 };
 
-inline void fill_backward(const BackwardConv& pass, int64_t index, const Image& image) {
+template <typename Use>
+PATHNET_INLINE void with_backward(const BackwardConv& pass, const Use& use) {
   if (pass.merged != nullptr) {
     MergedGradient value{pass};
-    return fill(pass.out_extent, 1, index, image, value);
+    return use(value);
   }
   if (pass.gradient.a == nullptr) {
     Scaled value{pass.gradient.g, pass.factor};
-    return fill(pass.out_extent, 1, index, image, value);
+    return use(value);
   }
   Normed value{pass.gradient};
-  fill(pass.out_extent, 1, index, image, value);
+  use(value);
+}
+
+inline void fill_backward(const BackwardConv& pass, int64_t index, const Image& image) {
+  with_backward(pass, [&](auto& value) { fill(pass.out_extent, 1, index, image, value); });
 }
 
 }  // namespace

@@ -12,7 +12,8 @@ from torch.autograd import forward_ad
 from pathnet import extension
 from pathnet.gates import Gate
 from pathnet.ops.parameters import layer_parameters
-from pathnet.ops.stage_eval import FORMS, _unfit_conv
+from pathnet.ops.stage_eval import _unfit_conv
+from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, KERNELS, PREACT_BOTTLENECK, form_of, strides
 from pathnet.ops.stage_train_run import stage_train_run
 from pathnet.reference import Block, Conv, Norm, Step, host_steps
 from pathnet.reference import block as reference_block
@@ -35,7 +36,7 @@ def stage_train_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None) -> 
 
 
 def _with_even_sides(x: Tensor, spec: Block) -> Tensor:
-    """x as a strided block takes it: one more row or column of the zeros that its first convolution reads anyway."""
+    """x as a strided basic block takes it: one more row or column of the zeros that its first convolution reads."""
     stride = _stride(spec)
     h, w = x.shape[2:]
     return F.pad(x, (0, w % stride, 0, h % stride)) if h % stride or w % stride else x
@@ -97,6 +98,8 @@ def _steps(blocks: Sequence[Block], route: Route | None) -> list[Step]:
 
 FEWEST_VALUES = 160  # a channel of a batch: with fewer, gradients err more than 4 times what plain PyTorch errs
 
+WIDEST_BOTTLENECK = 256  # channels of its 3x3 convolution
+
 
 def supports_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
     """Why the compiled CPU kernels cannot train these blocks, in a sentence; None if they can."""
@@ -107,7 +110,8 @@ def supports_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None)
 
 
 def loses_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
-    """Where plain PyTorch is the better choice: batches of a few pixels, in which errors do not even out."""
+    """Where plain PyTorch is the better choice: batches of a few pixels, in which errors do not even out, and wide
+    bottlenecks, whose few pixels share large weights (docs/benchmarks.md)."""
     _, _, h, w = x.shape
     for block in blocks:
         h, w = -(-h // _stride(block)), -(-w // _stride(block))
@@ -116,6 +120,11 @@ def loses_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) ->
             f"{len(x)} images of {h}x{w} give fewer than {FEWEST_VALUES} values a channel, and gradients over so few "
             "are more exact in plain PyTorch"
         )
+    bottlenecks = [block for block in blocks if form_of(block) in (BOTTLENECK, PREACT_BOTTLENECK)]
+    layers = (layer for block in bottlenecks for layer in block.residual if isinstance(layer, Conv))
+    widest = max((len(conv.weight) for conv in layers if conv.weight.shape[-1] == 3), default=0)
+    if widest > WIDEST_BOTTLENECK:
+        return f"bottlenecks with 3x3 convolutions of {widest} channels train faster by the vendor library"
     return None
 
 
@@ -150,14 +159,13 @@ def _unfit_route(route: Route | None) -> str | None:
 
 
 def _unfit(block: Block) -> str | None:
-    form = tuple(type(layer) for layer in block.residual)
-    if FORMS.get(form) is not type(block.act):
-        return "the residual branch is not one of the known forms (basic, preact) of plain layers"
+    form = form_of(block)
+    if form is None:
+        return "the residual branch is not one of the known forms (basic, preact, bottleneck) of plain layers"
     convs = [layer for layer in block.residual if isinstance(layer, Conv)]
-    if len(convs) == 3:
-        return "bottlenecks train by the vendor's convolutions"
     norms = [layer for layer in block.residual if isinstance(layer, Norm)]
-    return next(filter(None, (*map(_unfit_conv, convs), *map(_unfit_norm, norms))), None) or _unfit_shape(convs)
+    unfit_layer = next(filter(None, (*map(_unfit_conv, convs), *map(_unfit_norm, norms))), None)
+    return unfit_layer or _unfit_shape(form, convs)
 
 
 def _unfit_norm(norm: Norm) -> str | None:
@@ -172,18 +180,18 @@ def _unfit_sides(x: Tensor, blocks: Sequence[Block]) -> str | None:
     h, w = x.shape[2:]
     for block in blocks:
         stride = _stride(block)
-        if block.act is None and (h % stride or w % stride):  # its first batch norm would meet the added zeros
-            return f"a pre-activation block strides over images of {h}x{w}, and this kernel needs even sides there"
+        if form_of(block) != BASIC and (h % stride or w % stride):  # a batch norm would meet the added zeros
+            return f"a block strides over images of {h}x{w}, and this kernel needs even sides in all but basic blocks"
         h, w = -(-h // stride), -(-w // stride)
         if h * w == 1:
             return "images shrink to one pixel, where this kernel's tiles of 4x4 round too much"
     return None
 
 
-def _unfit_shape(convs: Sequence[Conv]) -> str | None:
-    kernels, strides = [conv.weight.shape[-1] for conv in convs], [conv.stride[0] for conv in convs]
-    if kernels != [3, 3]:
-        return f"this kernel trains 3x3 convolutions, but the branch has kernels of {kernels}"
-    if strides[0] not in (1, 2) or strides[1] != 1:
-        return f"the strides of the branch must be 1 or 2 and then 1, but they are {strides}"
+def _unfit_shape(form: int, convs: Sequence[Conv]) -> str | None:
+    kernels, found = tuple(conv.weight.shape[-1] for conv in convs), [conv.stride[0] for conv in convs]
+    if kernels != KERNELS[form]:
+        return f"this kernel trains convolutions of {KERNELS[form]}, but the branch has kernels of {kernels}"
+    if found not in (strides(form, 1), strides(form, 2)):
+        return f"the strides of the branch must be 1, but 1 or 2 in the first 3x3 convolution, and they are {found}"
     return None

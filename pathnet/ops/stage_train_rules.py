@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from pathnet.gates import Gate
 from pathnet.ops.schemas import library
+from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, by_block, strides
 
-BASIC, PREACT = range(2)  # forms of blocks, as the ops number them
 LANES = 16  # channels are kept in blocks of so many (kBlock in csrc/cpu/image.h)
 
 
 def _fwd_fake(x, skip, weights, norms, running, blocks, scales, norm_flags, norm_constants):
     """csrc/cpu/stage_train_kept.cpp: states of the norms, then what each block keeps: batches and bits."""
-    (n, channels, h, w), forms, gates = x.shape, blocks[::3], blocks[2::3]
-    widest = max(_padded(c) for c in (channels, *(len(weight) for weight in weights)))
-    saved = [x.new_empty((2 * sum(gate != Gate.FORWARD for gate in gates), 4, widest))]
-    if forms[0] == BASIC and gates[0] == Gate.FORWARD:
-        saved.append(_bits(x, len(weights[0]), -(-h // blocks[1]), -(-w // blocks[1])))
-    for form, stride, gate, weight in zip(forms, blocks[1::3], gates, weights[::2], strict=True):
-        batch_in, channels, h, w = (n, channels, h, w), len(weight), -(-h // stride), -(-w // stride)
-        if gate == Gate.FORWARD:
-            continue
-        keeps_x = form == PREACT or gate != Gate.FROZEN
-        values = [batch_in] * keeps_x + [(n, channels, h, w)] * (1 if form == PREACT else 2)
-        saved.extend(x.new_empty((n, _padded(c) // LANES, rows, columns, LANES)) for n, c, rows, columns in values)
-        saved.extend([_bits(x, channels, h, w)] if form == BASIC else [])
-    return _like(x, (n, channels, h, w)), saved
+    shape, layers, saved = tuple(x.shape), 0, list[Tensor]()
+    widest = max(_padded(c) for c in (x.shape[1], *(len(weight) for weight in weights)))
+    described = zip(blocks[::3], blocks[1::3], blocks[2::3], by_block(blocks[::3], weights), strict=True)
+    for index, (form, stride, gate, own) in enumerate(described):
+        inputs, post = shape, form in (BASIC, BOTTLENECK)
+        outputs = list(_outputs(inputs, own, strides(form, stride)))
+        shape = outputs[-1]
+        if gate != Gate.FORWARD:
+            kept = [inputs] * (not post or gate != Gate.FROZEN) + (outputs if post else outputs[:-1])
+            saved.extend(x.new_empty((n, _padded(c) // LANES, h, w, LANES)) for n, c, h, w in kept)
+            layers += len(own)
+        if post and (gate != Gate.FORWARD or index == 0):
+            saved.append(_bits(x, *shape[1:]))
+    return _like(x, shape), [x.new_empty((layers, 4, widest)), *saved]
+
+
+def _outputs(inputs: tuple[int, ...], weights: Sequence[Tensor], strides: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    n, _, h, w = inputs
+    for weight, stride in zip(weights, strides, strict=True):
+        h, w = -(-h // stride), -(-w // stride)
+        yield n, len(weight), h, w
 
 
 def _bits(x: Tensor, channels: int, h: int, w: int) -> Tensor:

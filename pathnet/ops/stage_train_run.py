@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+import pathnet.ops.stage_train_rules  # noqa: F401  # what PyTorch must know of the ops
 from pathnet.gates import Gate
-from pathnet.ops.stage_train_rules import BASIC, PREACT
+from pathnet.ops.stage_train_forms import by_block, form_of
 from pathnet.reference import Block, Conv, Norm, Step
 from pathnet.reference.block import RESIDUAL_FLOW
 
@@ -65,7 +66,9 @@ def _append(run: Run, spec: Block, step: Step) -> None:
             run.layout.flags.extend((layer.batch_stats, layer.batch_stats and moves))
             run.layout.constants.extend((layer.eps, layer.momentum or 0.0))
     stride = max(layer.stride[0] for layer in spec.residual if isinstance(layer, Conv))
-    run.layout.blocks.extend((PREACT if spec.act is None else BASIC, stride, int(step.gate)))
+    form = form_of(spec)
+    assert form is not None  # `supports_cpu` has refused any other
+    run.layout.blocks.extend((form, stride, int(step.gate)))
     run.layout.scales.append(step.multiplier)
 
 
@@ -101,8 +104,9 @@ class _StageTrainRun(torch.autograd.Function):
 
 
 def _with_gates(weights: Sequence[Tensor], layout: Layout) -> Iterator[tuple[Tensor, int]]:
-    """Each convolution's weight with the gate of its block, which has two of them."""
-    return zip(weights, (gate for gate in layout.blocks[2::3] for _ in range(2)), strict=True)
+    """Each convolution's weight with the gate of its block."""
+    for gate, own in zip(layout.blocks[2::3], by_block(layout.blocks[::3], weights), strict=True):
+        yield from ((weight, gate) for weight in own)
 
 
 class _Once(torch.autograd.Function):

@@ -1,0 +1,136 @@
+// The passes of 1x1 convolutions over some images: prologue, product and epilogue of a panel of
+// pixels, which needs no border and so no image in scratch memory.
+#pragma once
+#include "pixels.h"
+#include "train_epilogues.h"
+#include "train_prologues.h"
+#include "weight_gradient.h"
+
+namespace pathnet {
+namespace {
+
+// Pixels of the images from `image` on, counted through, in a panel [blocks, tiles, 16].
+struct PixelPanel {
+  int64_t image;
+  int64_t first, count;  // pixels
+  int64_t tiles;         // count, rounded up to what the products take
+
+  // Calls visit(image of the batch, run); `run.column` is the run's first pixel in its image.
+  template <typename Visit>
+  PATHNET_INLINE void for_images(const Extent& extent, const Visit& visit) const {
+    const Image line{nullptr, 1, extent.pixels(), extent.blocks};
+    for_runs(line, first, count, [&](const Run& run) { visit(image + run.image, run); });
+  }
+};
+
+// Calls visit(panel) for the pixels of `count` images.
+template <typename Visit>
+PATHNET_INLINE void for_panels(int64_t image, int64_t count, const Extent& in, const Extent& out,
+                               const Visit& visit) {
+  const int64_t pixels = count * out.pixels(), most = panel_pixels(in.blocks, out.blocks);
+  const int64_t multiple = std::max(tile_multiple(in.blocks), tile_multiple(out.blocks));
+  for (int64_t first = 0; first < pixels; first += most) {
+    const int64_t here = std::min(most, pixels - first);
+    visit(PixelPanel{image, first, here, round_up(here, multiple)});
+  }
+}
+
+template <typename Value>
+void fill_panel(const Extent& extent, const PixelPanel& panel, float* to, Value& value) {
+  panel.for_images(extent, [&](int64_t image, const Run& run) {
+    for (int64_t b = 0; b < extent.blocks; ++b) {
+      int64_t at = ((image * extent.blocks + b) * extent.pixels() + run.column) * kBlock;
+      float* pixel = to + (b * panel.tiles + run.at) * kBlock;
+      value.begin(b);
+      for (int64_t j = 0; j < run.pixels; ++j, at += kBlock, pixel += kBlock) {
+        unsigned alive = 0;
+        for (int r = 0; r < kRegisters; ++r) {
+          const Vector v = value(r, at + r * kLanes);
+          store(pixel + r * kLanes, v);
+          if constexpr (Value::kBits) alive |= positive(v) << (r * kLanes);
+        }
+        if constexpr (Value::kBits) value.keep_alive(at / kBlock, alive);
+      }
+    }
+  });
+}
+
+// Hands `rows` <= kTile pixels below one another to an epilogue, as a column of a tile.
+template <typename Epilogue, typename State>
+PATHNET_INLINE void emit_column(const float* products, int64_t pixel, int64_t rows,
+                                const Epilogue& epilogue, State& state) {
+  epilogue.move(state, pixel, 0);
+#pragma GCC unroll 4
+  for (int i = 0; i < kTile; ++i)
+    if (i < rows) epilogue.put(state, load(products + i * kBlock), i, 0);
+}
+
+template <typename Epilogue>
+void emit_panel(const float* products, const PixelPanel& panel, const Extent& extent,
+                const Epilogue& epilogue) {
+  panel.for_images(extent, [&](int64_t, const Run& run) {
+    for (int64_t b = 0; b < extent.blocks; ++b)
+      for (int r = 0; r < kRegisters; ++r) {
+        auto state = epilogue.begin(run.image, b, r);
+        const float* from = products + (b * panel.tiles + run.at) * kBlock + r * kLanes;
+        int64_t j = 0;
+        for (; j + kTile <= run.pixels; j += kTile)
+          emit_column(from + j * kBlock, run.column + j, kTile, epilogue, state);
+        if (j < run.pixels)
+          emit_column(from + j * kBlock, run.column + j, run.pixels - j, epilogue, state);
+        epilogue.end(state, run.image, b, r);
+      }
+  });
+}
+
+// Products of a panel with packed weights (pack_pixel_weights).
+inline void multiply_panel(const float* panel, int64_t in_blocks, const float* weights,
+                           float* products, int64_t out_blocks, int64_t tiles) {
+  const int64_t block = tiles * kBlock;
+  multiply_position({panel, block, in_blocks, weights, products, block}, tiles, out_blocks);
+}
+
+// The pass with its images as columns of pixels, so that an epilogue's tiles are a pixel wide.
+template <typename Pass>
+Pass in_columns(Pass pass) {
+  pass.in_extent = {pass.in_extent.pixels(), 1, pass.in_extent.blocks};
+  pass.out_extent = {pass.out_extent.pixels(), 1, pass.out_extent.blocks};
+  return pass;
+}
+
+void forward_pixels(const ForwardConv& images, int64_t first, int64_t count, float* workspace) {
+  const ForwardConv pass = in_columns(images);
+  const Extent &in = pass.in_extent, &out = pass.out_extent;
+  float* products = workspace + in.blocks * panel_pixels(in.blocks, out.blocks) * kBlock;
+  for_panels(first, count, in, out, [&](const PixelPanel& panel) {
+    with_forward(pass, [&](auto& value) { fill_panel(in, panel, workspace, value); });
+    multiply_panel(workspace, in.blocks, pass.weights, products, out.blocks, panel.tiles);
+    with_forward_epilogue(
+        pass, first, [&](const auto& epilogue) { emit_panel(products, panel, out, epilogue); });
+  });
+  finish_streams();
+}
+
+void backward_pixels(const BackwardConv& images, int64_t first, int64_t count, float* workspace) {
+  const BackwardConv pass = in_columns(images);
+  const Extent &in = pass.in_extent, &out = pass.out_extent;
+  float *gradient = workspace,
+        *input = workspace + out.blocks * panel_pixels(in.blocks, out.blocks) * kBlock;
+  for_panels(first, count, in, out, [&](const PixelPanel& panel) {
+    with_backward(pass, [&](auto& value) { fill_panel(out, panel, gradient, value); });
+    if (pass.weight_gradient != nullptr) {
+      with_input(pass.in, pass.before, [&](auto& value) { fill_panel(in, panel, input, value); });
+      add_position(Panel(input, in.blocks, panel.tiles), Panel(gradient, out.blocks, panel.tiles),
+                   0, in.blocks, out.blocks, panel.count, pass.weight_gradient,
+                   pass.fresh && panel.first == 0);
+    }
+    if (pass.weights == nullptr) return;
+    multiply_panel(gradient, out.blocks, pass.weights, input, in.blocks, panel.tiles);
+    with_backward_epilogue<1>(
+        pass, first, [&](const auto& epilogue) { emit_panel(input, panel, in, epilogue); });
+  });
+  finish_streams();
+}
+
+}  // namespace
+}  // namespace pathnet
