@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from analysis_cases import SETTINGS, input_gradient, make_data, make_net
+from analysis_cases import make_data, make_net
 
-from pathnet import Paths, analysis, samplers
+from pathnet import Paths, analysis
 
 # ---- path lengths and windows ------------------------------------------------------------------------------
 
@@ -173,66 +173,3 @@ def test_reorder_measures_the_net_it_describes():
         assert result.error == error_of(net, data, whole)
     assert any(result.order != tuple(range(9)) for result in results[4:])
     assert analysis.reorder(net, data, [2], trials=4, seed=3) == results[4:]
-
-
-# ---- the gradient along one path ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("block", "shortcut"), SETTINGS)
-@pytest.mark.parametrize("chosen", [(), (0,), (2, 3), (0, 1, 2, 3, 4, 5)])
-def test_path_gradient_equals_that_of_the_net(block, shortcut, chosen):
-    net, data = make_net(block, shortcut).double(), make_data(dtype=torch.float64)
-    gradient, exponent = analysis.PathGradients(net, data).along(chosen)
-    expected = input_gradient(net, data, Paths.single(6, chosen))
-    assert expected.norm() > 0
-    assert (gradient * 2.0**exponent - expected).norm() <= 1e-10 * expected.norm()
-
-
-@pytest.mark.parametrize(("block", "shortcut"), SETTINGS)
-def test_all_paths_add_up_to_the_gradient(block, shortcut):
-    net, data = make_net(block, shortcut).double(), make_data(dtype=torch.float64)
-    gradients = analysis.PathGradients(net, data)
-    total = torch.zeros_like(data[0])
-    for length in range(7):
-        for chosen in itertools.combinations(range(6), length):
-            gradient, exponent = gradients.along(chosen)
-            total += gradient * 2.0**exponent
-    expected = input_gradient(net, data)
-    assert (total - expected).norm() <= 1e-12 * expected.norm()
-
-
-def test_path_gradient_follows_the_rule_of_the_sampler():
-    net, data = make_net(paths=samplers.KeepExactly(2)).double(), make_data(dtype=torch.float64)
-    gradient, exponent = analysis.PathGradients(net, data).along((1, 4))
-    expected = input_gradient(net, data, Paths.single(6, (1, 4)))
-    assert (gradient * 2.0**exponent - expected).norm() <= 1e-10 * expected.norm()
-
-
-def test_gradient_by_length_draws_by_seed_and_length_alone():
-    net, data = make_net(), make_data()
-    full = analysis.gradient_by_length(net, data, samples=5, seed=2)
-    assert [entry.length for entry in full] == list(range(7))
-    assert (
-        analysis.gradient_by_length(net, data, samples=3, seed=2, lengths=[4])[0].log10_norms == full[4].log10_norms[:3]
-    )
-    assert len(set(full[0].log10_norms)) == len(set(full[6].log10_norms)) == 1
-    expected = input_gradient(net, data, Paths.single(6, range(6))).double().norm().log10()
-    assert full[6].log10_norms[0] == pytest.approx(expected.item(), abs=1e-4)
-    with pytest.raises(ValueError, match=r"0\.\.6.*7"):
-        analysis.gradient_by_length(net, data, lengths=[7])
-
-
-def test_norms_far_below_float32_are_measured():
-    net, data = make_net(), make_data()
-    exact = analysis.gradient_by_length(net.double(), make_data(dtype=torch.float64), 1, lengths=[6])[0].log10_norms[0]
-    for block in net.float().blocks:
-        block.conv2.weight.data *= 1e-9
-    tiny = analysis.gradient_by_length(net, data, samples=1, lengths=[6])[0].log10_norms[0]
-    assert tiny < -50 and math.isfinite(exact)
-
-
-def test_gradient_of_zero_is_minus_infinity():
-    net = make_net()
-    net.blocks[2].conv2.weight.data.zero_()
-    norms = analysis.gradient_by_length(net, make_data(), samples=2, lengths=[6])[0].log10_norms
-    assert norms == (-math.inf, -math.inf)

@@ -28,6 +28,7 @@ from pathnet.study.results import Results
 from pathnet.study.settings import Settings
 
 NEIGHBOURS = 9  # blocks whose deletions are one part: few, so that an interruption costs little
+PATHS = 200  # whose gradients are one part, for the same reason
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,11 @@ class Experiments:
             yield Part([swaps], self.settings.trials, partial(self._trials, reorder, swaps))
 
     def gradients(self) -> Iterator[Part]:
-        """Sampled paths of each length, all through one forward."""
-        for length in range(self.net.num_blocks + 1):
-            yield Part([length], length + 1, partial(self._norms, length))
+        """Sampled paths of each length, all through one forward; a part holds several lengths, which share more."""
+        lengths, step = range(self.net.num_blocks + 1), max(1, PATHS // self.settings.samples)
+        for first in lengths[::step]:
+            part = lengths[first : first + step]
+            yield Part(part, sum(part) + 1, partial(self._norms, part))
 
     def _whole(self) -> list[dict[str, float | None]]:
         (result,) = evaluate(self.net, self.tested, [None])
@@ -85,9 +88,9 @@ class Experiments:
         results = measure(self.net, self.tested, [count], self.settings.trials, self.settings.seed)
         return [[_record(result) for result in results]]
 
-    def _norms(self, length: int) -> list[list[float | None]]:
-        measured = self._path_gradients.of_length(length, self.settings.samples, self.settings.seed)
-        return [[_finite(norm) for norm in measured.log10_norms]]
+    def _norms(self, lengths: Sequence[int]) -> list[list[float | None]]:
+        measured = self._path_gradients.of_lengths(lengths, self.settings.samples, self.settings.seed)
+        return [[_finite(norm) for norm in entry.log10_norms] for entry in measured]
 
     @cached_property
     def _path_gradients(self) -> PathGradients:

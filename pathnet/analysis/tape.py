@@ -1,0 +1,155 @@
+"""One forward of a net, kept block by block, through which gradients are pulled back along chosen branches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pathnet.analysis.evaluate import evaluation_mode
+from pathnet.blocks import ResidualBlock
+from pathnet.gates import Gate
+from pathnet.models import PathResNet
+from pathnet.route import Route
+from pathnet.samplers import Sampler
+
+COPIES = 8  # of a small batch side by side: gradients that one call pulls back
+PIXELS = 1 << 16  # of all copies together: more would not be faster, only larger
+TINY = 1e-12  # far above the smallest float32, far below a gradient worth rescaling
+PLACES = ("image", "stem")
+STATISTICS = ("running", "batch")
+
+
+class Scaled(NamedTuple):
+    """The gradient `values` times 2^exponent, so that products of many small Jacobians stay inside float32."""
+
+    values: Tensor  # [N, C, H, W]
+    exponent: int
+
+
+class Tape:
+    """The forward of the whole `net` over a batch `data`, as small graphs: two for each block.
+
+    `data` is images `[N, C, H, W]` and classes `[N]`. `at="image"` pulls gradients to the images, "stem" to the output
+    of the stem. `bn` says whose statistics normalise: the "running" ones, or those of the "batch", through which the
+    images are coupled; running statistics do not move. Parameters are frozen meanwhile, so no weight gradient is
+    computed. Several gradients are pulled at once, each through a copy of the batch.
+    """
+
+    def __init__(self, net: PathResNet, data: tuple[Tensor, Tensor], at: str = "image", bn: str = "running") -> None:
+        x, y = data
+        if len(y) == 0:
+            raise ValueError("data must hold at least one image, but it is empty")
+        if at not in PLACES or bn not in STATISTICS:
+            raise ValueError(f"at must be one of {PLACES} and bn one of {STATISTICS}, but they are {at!r} and {bn!r}")
+        with _mode(net, bn), _frozen(net), torch.enable_grad():
+            copies = _copies(net, x)
+            image = x.detach().repeat(copies, 1, 1, 1).requires_grad_()
+            stem = net.stem(image, update=False)
+            self.to_source = _Pull(stem, image, len(x)) if at == "image" else None
+            self.blocks: list[TapedBlock] = []
+            stream = stem.detach().contiguous(memory_format=torch.channels_last)
+            for block, multiplier in zip(net.blocks, _multipliers(net), strict=True):
+                self.blocks.append(TapedBlock(block, stream, multiplier, len(x)))
+                stream = self.blocks[-1].output
+            last = stream[: len(x)].requires_grad_()
+            loss = F.cross_entropy(net.head(last, update=False), y)
+        self.from_head = Scaled(torch.autograd.grad(loss, last)[0], 0)
+
+    def at_source(self, gradients: Sequence[Scaled]) -> list[Scaled]:
+        """Pull gradients from the first block's input to where they are asked for."""
+        return list(gradients) if self.to_source is None else self.to_source(gradients)
+
+
+class TapedBlock:
+    """One block y = act(h(x) + s f(x)): gradients go through f or through h, the mask of act on either way."""
+
+    def __init__(self, block: ResidualBlock, x: Tensor, multiplier: float, images: int) -> None:
+        x = x.detach().requires_grad_()
+        y = block(x, route=_route(Gate.RESIDUAL, multiplier))
+        self.output = y.detach()
+        self.residual = _Pull(y, x, images)
+        self._shortcut = None
+        if block.post_activation or not block.has_identity_shortcut:
+            self._shortcut = _Pull(block(x, route=_route(Gate.FORWARD, multiplier)), x, images)
+
+    def shortcut(self, gradients: Sequence[Scaled]) -> list[Scaled]:
+        """Through h; an identity without an activation behind it costs nothing."""
+        return list(gradients) if self._shortcut is None else self._shortcut(gradients)
+
+
+class _Pull:
+    """Vector-Jacobian products of one recorded function, several at a time."""
+
+    def __init__(self, output: Tensor, source: Tensor, images: int) -> None:
+        self._output, self._source, self._images = output, source, images
+        self._copies = len(source) // images
+
+    def __call__(self, gradients: Sequence[Scaled]) -> list[Scaled]:
+        pulled: list[Scaled] = []
+        for start in range(0, len(gradients), self._copies):
+            pulled += self._together(gradients[start : start + self._copies])
+        return pulled
+
+    def _together(self, gradients: Sequence[Scaled]) -> list[Scaled]:
+        values = [gradient.values for gradient in gradients]
+        idle = [torch.zeros_like(values[0])] * (self._copies - len(values))
+        (joint,) = torch.autograd.grad(self._output, self._source, torch.cat(values + idle), retain_graph=True)
+        by_copy = joint.permute(0, 2, 3, 1).reshape(self._copies, -1)  # a view, for channels stand last
+        largest = torch.maximum(by_copy.amax(1), -by_copy.amin(1)).tolist()
+        parts = zip(joint.split(self._images), largest, gradients, strict=False)
+        return [_rescaled(part, top, gradient.exponent) for part, top, gradient in parts]
+
+
+def _rescaled(values: Tensor, largest: float, exponent: int) -> Scaled:
+    """A power of two costs no precision."""
+    if not 0 < largest < TINY:
+        return Scaled(values, exponent)
+    shift = math.frexp(largest)[1]
+    return Scaled(values * 2.0**-shift, exponent + shift)
+
+
+def _route(gate: Gate, multiplier: float) -> Route:
+    return Route(torch.tensor([gate], dtype=torch.int8), torch.tensor([multiplier], dtype=torch.float64), update=False)
+
+
+def _copies(net: PathResNet, x: Tensor) -> int:
+    """How many copies of the batch run side by side; one where batch statistics would couple them."""
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if any(norm.training or norm.running_mean is None for norm in norms):
+        return 1
+    return max(1, min(COPIES, PIXELS // (len(x) * x.shape[2] * x.shape[3])))
+
+
+def _multipliers(net: PathResNet) -> list[float]:
+    """What the rule of the net's sampler multiplies each residual branch by in evaluation."""
+    rule = net.paths.test_multiplier(net.num_blocks) if isinstance(net.paths, Sampler) and not net.training else None
+    return [1.0] * net.num_blocks if rule is None else rule
+
+
+@contextmanager
+def _mode(net: PathResNet, bn: str) -> Iterator[None]:
+    with evaluation_mode(net):
+        net.train(bn == "batch")
+        try:
+            yield
+        finally:
+            net.eval()
+
+
+@contextmanager
+def _frozen(net: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient inside."""
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
