@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 import torch
-from cases import FORMS, SHORTCUTS, make_stage
+from cases import SHORTCUTS, make_stage
 from torch import Tensor, nn
 
 from pathnet import Gate
@@ -62,7 +62,9 @@ class Case:
 
     def make_x(self) -> Tensor:
         x = torch.randn(self.batch, self.channels, *self.size, generator=torch.Generator().manual_seed(self.seed))
-        masked = self.mask_rows and self.form != "preact"  # the mask leaves act(x) of an OFF block, a kernel x
+        masked = (
+            self.mask_rows and BLOCKS[self.form].post_activation
+        )  # the mask leaves act(x) of an OFF block, a kernel x
         x = x.relu() if self.seed % 2 or masked else x  # as inside a net, or anything
         return _lay_out(x.to(getattr(torch, self.dtype)), self.layout).requires_grad_(bool(self.needs[0]))
 
@@ -147,7 +149,7 @@ def draw(number: int, training: bool) -> Case:
 
 
 def _draw_shape(rng: random.Random) -> dict:
-    form, stride = rng.choice(FORMS), rng.choice((1, 1, 1, 2, 2, 2, 3))
+    form, stride = rng.choice(tuple(BLOCKS)), rng.choice((1, 1, 1, 2, 2, 2, 3))
     expansion = BLOCKS[form].expansion
     channels, width = rng.choice(CHANNELS), max(1, rng.choice(CHANNELS) // expansion)
     if rng.random() < 0.4:  # every shortcut is the identity

@@ -121,6 +121,7 @@ def test_repr_prints_and_prefix_sizes_hold():
     assert "BasicBlock" in repr(net) and "PadShortcut" in repr(net)
     assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     assert PathResNet(11, block="bottleneck").num_features == 256
+    assert PathResNet(11, block="preact_bottleneck").bn.num_features == 256
     assert net.eval()(torch.randn(0, 3, 32, 32)).shape == (0, 10)
 
 

@@ -63,9 +63,10 @@ def test_channels(backend, form, channels, width, poisoned):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("channels, width", [(8, 24), (256, 64), (80, 136)])
-def test_channels_of_bottlenecks(backend, channels, width, poisoned):
+@pytest.mark.parametrize("form", ["bottleneck", "preact_bottleneck"])
+def test_channels_of_bottlenecks(backend, form, channels, width, poisoned):
     """More input channels than one slab of products takes, and panels of a few pixels of several images."""
-    stage = make_stage("bottleneck", "conv", channels, width, stride=1, blocks=2).train()
+    stage = make_stage(form, "conv", channels, width, stride=1, blocks=2).train()
     check(backend, stage, images(stage, (4, channels, 3, 3)))
 
 

@@ -59,6 +59,8 @@ def lambda_module(function, stage):
         ("basic", [1, 0, 0, 0], 3 + 1 / 32 + STATES),
         ("bottleneck", [2, 0, 2, 2], 1 / 32),
         ("bottleneck", [1, 1, 1, 1], 4 * (2.5 + 1 / 32 + 3 * STATE)),
+        ("preact_bottleneck", [2, 2, 2, 2], 0),
+        ("preact_bottleneck", [3, 4, 1, 2], 3 * (1.5 + 3 * STATE)),
         ("bottleneck", [3, 4, 3, 2], 2 * 1.5 + 2.5 + 3 * (1 / 32 + 3 * STATE)),
     ],
     ids=str,
@@ -184,7 +186,7 @@ def test_rows_sides_and_modes_are_refused():
     assert "no image" in SUPPORTS["cpu"](torch.randn(0, C, 8, 8), blocks)
     assert "one pixel" in SUPPORTS["cpu"](torch.randn(9, C, 1, 2), specs(make_stage("basic", "conv")))
     assert "image to image" in SUPPORTS["cpu"](stream(), blocks, route_of([[1, 1, 1, 1], [1, 0, 1, 1]]))
-    for form in ("preact", "bottleneck"):
+    for form in TRAINED_FORMS[1:]:
         assert "even sides" in SUPPORTS["cpu"](torch.randn(2, C, 9, 8), specs(make_stage(form, "conv")))
     first = make_stage("bottleneck", "conv")
     first[0].conv1.stride, first[0].conv2.stride = (2, 2), (1, 1)

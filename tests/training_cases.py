@@ -13,7 +13,7 @@ from pathnet.blocks import BLOCKS
 from pathnet.ops.stage_train import stage_train
 from pathnet.route import Route
 
-TRAINED_FORMS = ("basic", "preact", "bottleneck")
+TRAINED_FORMS = ("basic", "preact", "bottleneck", "preact_bottleneck")
 N, C, SIDE = 2, 16, 16  # of `stream`
 WINOGRAD = 4.0  # how much more than eager PyTorch F(4x4) may err
 

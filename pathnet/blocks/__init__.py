@@ -1,7 +1,23 @@
 """Residual blocks and stages of them."""
 
 from pathnet.blocks.describe import run_modules
-from pathnet.blocks.residual import BLOCKS, BasicBlock, BottleneckBlock, PreActBlock, ResidualBlock
+from pathnet.blocks.residual import (
+    BLOCKS,
+    BasicBlock,
+    BottleneckBlock,
+    PreActBlock,
+    PreActBottleneckBlock,
+    ResidualBlock,
+)
 from pathnet.blocks.stage import Stage
 
-__all__ = ["BLOCKS", "BasicBlock", "BottleneckBlock", "PreActBlock", "ResidualBlock", "Stage", "run_modules"]
+__all__ = [
+    "BLOCKS",
+    "BasicBlock",
+    "BottleneckBlock",
+    "PreActBlock",
+    "PreActBottleneckBlock",
+    "ResidualBlock",
+    "Stage",
+    "run_modules",
+]

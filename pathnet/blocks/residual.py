@@ -122,8 +122,31 @@ class BottleneckBlock(ResidualBlock):
         self._add_shortcut(shortcut, in_channels, out_channels, stride)
 
 
+class PreActBottleneckBlock(ResidualBlock):
+    """Batch norm and ReLU before 1x1, 3x3 and 1x1 convolutions, the stride on the 3x3 (He et al. 2016).
+
+    The shortcut takes the raw x, as in `PreActBlock`.
+    """
+
+    expansion = 4
+    branch = ("bn1", "relu", "conv1", "bn2", "relu", "conv2", "bn3", "relu", "conv3")
+    post_activation = False
+
+    def __init__(self, in_channels: int, width: int, stride: int, shortcut: str) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self._add_shortcut(shortcut, in_channels, out_channels, stride)
+
+
 BLOCKS: dict[str, type[ResidualBlock]] = {
     "basic": BasicBlock,
     "preact": PreActBlock,
     "bottleneck": BottleneckBlock,
+    "preact_bottleneck": PreActBottleneckBlock,
 }

@@ -27,10 +27,10 @@ class PathResNet(nn.Module):
     Shapes: x [N, in_channels, H, W] -> logits [N, num_classes]. Parameter names are torchvision's.
 
     `depth`: 6n+2 for CIFAR nets (9n+2 with bottlenecks); 18, 34, 50, 101 or 152 for `stem="imagenet"`.
-    `block`: "basic", "preact" or "bottleneck". `shortcut`: "pad", "pad_end" or "conv". `width`: channels of the first
-    stage. `paths`: a `Paths` or a sampler. `bn`: whose statistics per-sample gates use, the "active" rows' or "all".
-    `unused_grad`: "none" leaves the gradient of what a step does not train None, "zero" makes it zeros.
-    `precision="bf16"`: in evaluation the CPU kernel rounds the operands of its Winograd products to bf16
+    `block`: "basic", "preact", "bottleneck" or "preact_bottleneck". `shortcut`: "pad", "pad_end" or "conv". `width`:
+    channels of the first stage. `paths`: a `Paths` or a sampler. `bn`: whose statistics per-sample gates use, the
+    "active" rows' or "all". `unused_grad`: "none" leaves the gradient of what a step does not train None, "zero" makes
+    it zeros. `precision="bf16"`: in evaluation the CPU kernel rounds the operands of its Winograd products to bf16
     (docs/numerics.md); training and the other backends do not. None: everything in the input's dtype.
 
     Raises ValueError for a depth, block, stem or shortcut that does not exist, naming those that do.
@@ -62,16 +62,16 @@ class PathResNet(nn.Module):
         check_choice("bn", bn, ("active", "all"))
         check_choice("unused_grad", unused_grad, ("none", "zero"))
         check_choice("precision", precision, (None, "bf16"))
-        sizes = stage_sizes(depth, block, stem)
+        sizes, kind = stage_sizes(depth, block, stem), BLOCKS[block]
         self.depth, self.row_statistics = depth, bn
         self.in_channels, self.smallest_image = in_channels, 4 if cifar else 32
         channels = width or (16 if cifar else 64)
-        self._add_stem(in_channels, channels, cifar, preact=block == "preact")
-        self._add_stages(sizes, channels, BLOCKS[block], shortcut)
+        self._add_stem(in_channels, channels, cifar, preact=not kind.post_activation)
+        self._add_stages(sizes, channels, kind, shortcut)
         parts: list[Stage | ResidualBlock] = [*self.stages, *self.blocks]
         for part in parts:
             part.zero_unused, part.precision = unused_grad == "zero", precision
-        self._add_head(num_classes, preact=block == "preact")
+        self._add_head(num_classes, preact=not kind.post_activation)
         self._initialise()
         self._draws = Draws()
         self.paths = paths

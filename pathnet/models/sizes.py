@@ -9,7 +9,7 @@ def stage_sizes(depth: int, block: str, stem: str) -> tuple[int, ...]:
     """Blocks per stage. Raises ValueError for a depth that the stem and block do not have."""
     if stem == "imagenet":
         return _imagenet_sizes(depth, block)
-    step = 9 if block == "bottleneck" else 6
+    step = 9 if "bottleneck" in block else 6
     if depth != int(depth) or depth < step + 2 or (depth - 2) % step:
         below = max((int(depth) - 2) // step, 1) * step + 2
         raise ValueError(
@@ -22,8 +22,8 @@ def stage_sizes(depth: int, block: str, stem: str) -> tuple[int, ...]:
 def _imagenet_sizes(depth: int, block: str) -> tuple[int, ...]:
     if depth not in IMAGENET:
         raise ValueError(f"depth must be one of {', '.join(map(str, IMAGENET))} with stem='imagenet', got {depth}")
-    if (block == "bottleneck") != (depth >= 50):
-        fitting = [str(d) for d in IMAGENET if (d >= 50) == (block == "bottleneck")]
+    if ("bottleneck" in block) != (depth >= 50):
+        fitting = [str(d) for d in IMAGENET if (d >= 50) == ("bottleneck" in block)]
         raise ValueError(f"depth must be one of {', '.join(fitting)} with block={block!r}, got {depth}")
     return IMAGENET[depth]
 
