@@ -18,7 +18,7 @@ from pathnet.study.results import load_results
 
 TINY = ["study", "--net", "preact14", "--epochs", "1", "--trials", "2", "--samples", "2", "--images", "20"]
 SECTIONS = ["summary", "done", "one", "several", "order", "lengths", "gradient", "effective", "training", "run"]
-FIGURES = ["delete_each", "delete_random", "reorder", "lengths", "gradients", "contribution", "training"]
+FIGURES = ["delete_each", "delete_random", "reorder", "lengths", "gradients", "contribution", "spectrum", "training"]
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +100,15 @@ def test_results_hold_every_experiment_on_both_nets(finished):
     assert document["complete"] and document["schema"] == 1
     assert document["net"]["blocks"] == 6 and document["net"]["stage_starts"] == [2, 4]
     lesions = {"whole", "delete_each", "delete_random", "reorder"}
-    assert set(document["nets"]["full"]) == lesions | {"gradients", "contribution"}
+    assert set(document["nets"]["full"]) == lesions | {"gradients", "spectrum", "contribution"}
     assert set(document["nets"]["effective"]) == lesions
     for net in document["nets"].values():
         assert set(net["delete_each"]) == set("012345")
         assert {key: len(trials) for key, trials in net["delete_random"].items()} == dict.fromkeys("123456", 2)
     assert [len(norms) for norms in document["nets"]["full"]["gradients"].values()] == [2] * 7
     assert sum(document["nets"]["full"]["contribution"]["shares"]) == pytest.approx(1)
+    spectrum = document["nets"]["full"]["spectrum"]["0"]
+    assert sum(spectrum["shares"]) == pytest.approx(1, abs=1e-3) and spectrum["mismatch"] < 1e-3
 
 
 def test_summary_quotes_the_results(finished):

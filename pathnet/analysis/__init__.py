@@ -11,6 +11,7 @@ from pathnet.analysis.gradients import GradientByLength, PathGradients, gradient
 from pathnet.analysis.lengths import path_length_distribution
 from pathnet.analysis.lesions import Lesion, delete_all, delete_each, delete_pairs, delete_random, delete_stage_starts
 from pathnet.analysis.reorder import Reordering, kendall_tau, reorder, swapped_order
+from pathnet.analysis.spectrum import Spectrum, gradient_spectrum
 
 __all__ = [
     "Contribution",
@@ -19,6 +20,7 @@ __all__ = [
     "Lesion",
     "PathGradients",
     "Reordering",
+    "Spectrum",
     "Window",
     "contribution",
     "delete_all",
@@ -31,6 +33,7 @@ __all__ = [
     "effective_window",
     "evaluate",
     "gradient_by_length",
+    "gradient_spectrum",
     "kendall_tau",
     "path_length_distribution",
     "reorder",

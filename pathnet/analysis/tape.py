@@ -20,7 +20,7 @@ from pathnet.samplers import Sampler
 
 COPIES = 8  # of a small batch side by side: gradients that one call pulls back
 PIXELS = 1 << 16  # of all copies together: more would not be faster, only larger
-TINY = 1e-12  # far above the smallest float32, far below a gradient worth rescaling
+TINY, HUGE = 1e-12, 1e12  # far inside float32, and far from a gradient worth rescaling
 PLACES = ("image", "stem")
 STATISTICS = ("running", "batch")
 
@@ -47,14 +47,14 @@ class Tape:
             raise ValueError("data must hold at least one image, but it is empty")
         if at not in PLACES or bn not in STATISTICS:
             raise ValueError(f"at must be one of {PLACES} and bn one of {STATISTICS}, but they are {at!r} and {bn!r}")
-        with _mode(net, bn), _frozen(net), torch.enable_grad():
+        with normalised_by(net, bn), frozen(net), torch.enable_grad():
             copies = _copies(net, x)
             image = x.detach().repeat(copies, 1, 1, 1).requires_grad_()
             stem = net.stem(image, update=False)
             self.to_source = _Pull(stem, image, len(x)) if at == "image" else None
             self.blocks: list[TapedBlock] = []
             stream = stem.detach().contiguous(memory_format=torch.channels_last)
-            for block, multiplier in zip(net.blocks, _multipliers(net), strict=True):
+            for block, multiplier in zip(net.blocks, whole_route(net).multiplier.tolist(), strict=True):
                 self.blocks.append(TapedBlock(block, stream, multiplier, len(x)))
                 stream = self.blocks[-1].output
             last = stream[: len(x)].requires_grad_()
@@ -108,7 +108,7 @@ class _Pull:
 
 def _rescaled(values: Tensor, largest: float, exponent: int) -> Scaled:
     """A power of two costs no precision."""
-    if not 0 < largest < TINY:
+    if not 0 < largest < TINY and not HUGE < largest < math.inf:
         return Scaled(values, exponent)
     shift = math.frexp(largest)[1]
     return Scaled(values * 2.0**-shift, exponent + shift)
@@ -126,14 +126,16 @@ def _copies(net: PathResNet, x: Tensor) -> int:
     return max(1, min(COPIES, PIXELS // (len(x) * x.shape[2] * x.shape[3])))
 
 
-def _multipliers(net: PathResNet) -> list[float]:
-    """What the rule of the net's sampler multiplies each residual branch by in evaluation."""
+def whole_route(net: PathResNet) -> Route:
+    """Every block FULL, its residual branch multiplied as the rule of the net's sampler has it in evaluation."""
     rule = net.paths.test_multiplier(net.num_blocks) if isinstance(net.paths, Sampler) and not net.training else None
-    return [1.0] * net.num_blocks if rule is None else rule
+    multipliers = torch.tensor(rule or [1.0] * net.num_blocks, dtype=torch.float64)
+    return Route(torch.full((net.num_blocks,), Gate.FULL, dtype=torch.int8), multipliers, update=False)
 
 
 @contextmanager
-def _mode(net: PathResNet, bn: str) -> Iterator[None]:
+def normalised_by(net: PathResNet, bn: str) -> Iterator[None]:
+    """Batch norms use the "running" statistics inside, or those of the "batch"; each module's mode comes back."""
     with evaluation_mode(net):
         net.train(bn == "batch")
         try:
@@ -143,7 +145,7 @@ def _mode(net: PathResNet, bn: str) -> Iterator[None]:
 
 
 @contextmanager
-def _frozen(net: nn.Module) -> Iterator[None]:
+def frozen(net: nn.Module) -> Iterator[None]:
     """No parameter asks for a gradient inside."""
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     for parameter in trained:

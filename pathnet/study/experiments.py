@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from pathnet.analysis import (
@@ -20,6 +21,7 @@ from pathnet.analysis import (
     delete_each,
     delete_random,
     evaluate,
+    gradient_spectrum,
     reorder,
 )
 from pathnet.data import ImageData
@@ -77,6 +79,10 @@ class Experiments:
             part = lengths[first : first + step]
             yield Part(part, sum(part) + 1, partial(self._norms, part))
 
+    def spectrum(self) -> Iterator[Part]:
+        """The exact sum over all paths of each length."""
+        yield Part([0], 1, self._spectrum)
+
     def _whole(self) -> list[dict[str, float | None]]:
         (result,) = evaluate(self.net, self.tested, [None])
         return [{"error": result.error, "loss": _finite(result.loss)}]
@@ -92,11 +98,26 @@ class Experiments:
         measured = self._path_gradients.of_lengths(lengths, self.settings.samples, self.settings.seed)
         return [[_finite(norm) for norm in entry.log10_norms] for entry in measured]
 
-    @cached_property
-    def _path_gradients(self) -> PathGradients:
+    def _spectrum(self) -> list[dict[str, Any]]:
+        result = gradient_spectrum(self.net, self._gradient_batch)
+        return [
+            {
+                "log10_norms": [_finite(norm) for norm in result.norms.log10().tolist()],
+                "log10_gradient": result.gradient.double().norm().log10().item(),
+                "shares": result.shares.tolist(),
+                "mismatch": result.mismatch,
+            }
+        ]
+
+    @property
+    def _gradient_batch(self) -> tuple[Tensor, Tensor]:
         x, y = self.data.train
         chosen = _drawn(len(y), self.settings.gradient_images, self.settings.seed)
-        return PathGradients(self.net, (x[chosen], y[chosen]))
+        return x[chosen], y[chosen]
+
+    @cached_property
+    def _path_gradients(self) -> PathGradients:
+        return PathGradients(self.net, self._gradient_batch)
 
 
 def run_parts(name: str, title: str, results: Results, experiments: Experiments) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -151,6 +152,26 @@ def _contribution(document: Document, figure: Figure) -> None:
     _legend(axes)
 
 
+def _spectrum(document: Document, figure: Figure) -> None:
+    left, right = figure.subplots(1, 2)
+    net = _net_with_gradients(document)
+    spectrum, means = net["spectrum"]["0"], net["contribution"]["log10_mean_norms"]
+    lengths = np.arange(len(means))
+    bounds = [
+        np.nan if mean is None else math.log10(math.comb(len(means) - 1, k)) + mean for k, mean in enumerate(means)
+    ]
+    sums = np.array([np.nan if norm is None else norm for norm in spectrum["log10_norms"]], dtype=float)
+    left.plot(lengths, bounds, color=style.VERMILLION, lw=1.2, ls=(0, (5, 3)), label="number × mean norm")
+    left.plot(lengths, sums, color=style.BLUE, label="norm of the sum")
+    left.axhline(spectrum["log10_gradient"], color=style.GREY, lw=0.9, ls=(0, (2, 2)), label="the whole gradient")
+    left.set(xlabel="path length, blocks", ylabel="gradient norm at the image")
+    left.yaxis.set_major_formatter(lambda value, position: f"$10^{{{value:.0f}}}$")
+    right.bar(lengths, 100 * np.array(spectrum["shares"]), 0.8, color=style.BLUE)
+    right.axhline(0, color=style.GREY, lw=0.8)
+    right.set(xlabel="path length, blocks", ylabel="share of the gradient, %")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=1.8)
+
+
 def _training(document: Document, figure: Figure) -> None:
     left, right = figure.subplots(1, 2)
     share = {"full": 1.0, "effective": document["net"]["keep"] / document["net"]["blocks"]}  # of the blocks, each step
@@ -179,6 +200,7 @@ FIGURES: dict[str, Callable[[Document, Figure], None]] = {
     "lengths": _lengths,
     "gradients": _gradients,
     "contribution": _contribution,
+    "spectrum": _spectrum,
     "training": _training,
 }
 

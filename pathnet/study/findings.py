@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from pathnet.analysis import effective_window, path_length_distribution
 from pathnet.study.figures import net_label
@@ -65,6 +67,12 @@ def _paths(document: Document, net: Document) -> Iterator[Finding]:
         f"{window['first']} to {window['last']} blocks: {_share_of_paths(window['paths'])} of the paths",
         "5 to 17 blocks: 0.45\u202f% of the paths",
     )
+    exact = effective_window(magnitude_shares(net))
+    yield Finding(
+        "95\u202f% of the gradient itself, summed exactly, lies in",
+        f"{exact.first} to {exact.last} blocks",
+        "not measured",
+    )
 
 
 def observations(document: Document) -> dict[str, str]:
@@ -86,7 +94,28 @@ def observations(document: Document) -> dict[str, str]:
         "contribution": f"Here lengths {summary['window']['first']} to {summary['window']['last']} hold "
         f"{percent(summary['window']['contribution'])} of the product, and "
         f"{_share_of_paths(summary['window']['paths'])} of all paths have such a length.",
+        "spectrum": _exact_sums(net),
     }
+
+
+def magnitude_shares(net: Document) -> np.ndarray:
+    """Shares of the path lengths in the gradient without their sign, scaled to add up to 1."""
+    shares = np.abs(net["spectrum"]["0"]["shares"])
+    return shares / shares.sum()
+
+
+def _exact_sums(net: Document) -> str:
+    spectrum, means = net["spectrum"]["0"], _finite(net["contribution"]["log10_mean_norms"])
+    logs = means + [math.log10(math.comb(len(means) - 1, length)) for length in range(len(means))]
+    excess = 10 ** (
+        logsumexp(np.nan_to_num(logs, nan=-np.inf) * math.log(10)) / math.log(10) - spectrum["log10_gradient"]
+    )
+    window, peak = effective_window(magnitude_shares(net)), int(np.argmax(spectrum["shares"]))
+    return (
+        f"Here number × mean norm, added over all lengths, is {excess:.2g} times the norm of the gradient. "
+        f"Length {peak} adds most to the gradient, {percent(spectrum['shares'][peak])}, and lengths {window.first} to "
+        f"{window.last} make up {percent(window.contribution)} of what all lengths add or take away."
+    )
 
 
 def _single_deletions(document: Document, net: Document) -> str:

@@ -35,6 +35,7 @@ def write_report(document: dict[str, Any], out: Path) -> Path:
         label=lambda name: net_label(document, name),
         percent=percent,
         median=np.median,
+        spectrum=next(net["spectrum"]["0"] for net in document["nets"].values() if "spectrum" in net),
         written=datetime.now().strftime("%-d %B %Y, %H:%M"),
     )
     path = out / FILE_NAME

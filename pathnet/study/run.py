@@ -24,6 +24,7 @@ from pathnet.study.settings import Settings, blocks_to_keep, effective_epochs, m
 from pathnet.training import Recipe, fit
 
 LESIONS = ("whole", "delete_each", "delete_random", "reorder")
+GRADIENTS = ("gradients", "spectrum")
 
 
 def run_study(settings: Settings, out: Path) -> Path:
@@ -82,7 +83,7 @@ def _measure(
     with_gradients: bool,
 ) -> None:
     experiments = Experiments(net, data, settings)
-    for name in (*LESIONS, "gradients") if with_gradients else LESIONS:
+    for name in LESIONS + GRADIENTS if with_gradients else LESIONS:
         with _timed(results, f"{name.replace('_', ' ')}, {title} net"):
             run_parts(name, title, results, experiments)
     if with_gradients:
