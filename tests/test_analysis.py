@@ -24,6 +24,18 @@ def test_path_lengths_are_binomial():
     assert shares[19:36].sum() == pytest.approx(0.98017, abs=1e-5)
 
 
+def test_deletions_take_long_paths_first():
+    left = analysis.surviving_paths(54, 10)
+    assert left[[5, 11, 17, 27]] == pytest.approx([0.34, 0.080, 0.015, 0.00035], rel=0.04)
+    assert analysis.surviving_paths(54, 20)[[5, 11]] == pytest.approx([0.088, 0.0030], rel=0.01)
+    paths = [set(path) for k in range(7) for path in itertools.combinations(range(6), k)]
+    alive = [[len(path) for path in paths if path.isdisjoint({1, 4})].count(k) for k in range(7)]
+    counts = [math.comb(6, k) for k in range(7)]
+    assert np.allclose(analysis.surviving_paths(6, 2), np.array(alive) / counts)
+    with pytest.raises(ValueError, match=r"0\.\.6.*7"):
+        analysis.surviving_paths(6, 7)
+
+
 def test_path_lengths_of_no_blocks():
     with pytest.raises(ValueError, match="at least 1, not 0"):
         analysis.path_length_distribution(0)
@@ -51,7 +63,17 @@ def test_contribution_of_an_exponential_decay_is_a_binomial():
     expected = [math.comb(blocks, k) * p**k * (1 - p) ** (blocks - k) for k in range(blocks + 1)]
     assert np.allclose(result.shares, expected, rtol=1e-9)
     assert result.decades_per_block == pytest.approx(math.log10(ratio))
+    assert result.slope_interval == pytest.approx((math.log10(ratio),) * 2, abs=1e-6)
     assert abs(result.window.first - 5) <= 1 and abs(result.window.last - 17) <= 1
+
+
+def test_interval_of_the_slope_holds_the_true_one_as_often_as_it_says():
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        gradients = [analysis.GradientByLength(k, tuple(draw.normal(-0.5 * k, 1, 4))) for k in range(10)]
+        low, high = analysis.contribution(gradients).slope_interval
+        held += low <= -0.5 <= high
+    assert 270 <= held <= 297
 
 
 def test_contribution_bears_norms_of_zero_and_underflow():

@@ -8,7 +8,7 @@ from pathnet.analysis.contribution import Contribution, Window, contribution, ef
 from pathnet.analysis.drop import drop_exhaustively, drop_greedily
 from pathnet.analysis.evaluate import Evaluation, evaluate
 from pathnet.analysis.gradients import GradientByLength, PathGradients, gradient_by_length
-from pathnet.analysis.lengths import path_length_distribution
+from pathnet.analysis.lengths import path_length_distribution, surviving_paths
 from pathnet.analysis.lesions import Lesion, delete_all, delete_each, delete_pairs, delete_random, delete_stage_starts
 from pathnet.analysis.reorder import Reordering, kendall_tau, reorder, swapped_order
 from pathnet.analysis.spectrum import Spectrum, gradient_spectrum
@@ -37,5 +37,6 @@ __all__ = [
     "kendall_tau",
     "path_length_distribution",
     "reorder",
+    "surviving_paths",
     "swapped_order",
 ]

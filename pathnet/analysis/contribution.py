@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logsumexp
+from scipy.stats import linregress
+from scipy.stats import t as student_t
 
 from pathnet.analysis.gradients import GradientByLength
 from pathnet.analysis.lengths import path_length_distribution
@@ -27,7 +29,8 @@ class Contribution:
     """By path length 0..n: log10 of the mean norm, and frequency times mean norm, scaled to add up to 1.
 
     `window` is the smallest one that holds 95 % (or the asked `mass`) of the shares.
-    `decades_per_block` is the slope of the mean log10 norm over the length, fitted by least squares.
+    `decades_per_block` is the slope of the log10 norms over the length, fitted by least squares, and `slope_interval`
+    its 95 % interval, from the scatter around the line.
     The product bounds the gradient of a length from above: the paths of one length partly cancel.
     """
 
@@ -35,6 +38,7 @@ class Contribution:
     shares: tuple[float, ...]
     window: Window
     decades_per_block: float
+    slope_interval: tuple[float, float]
 
 
 def contribution(gradients: Sequence[GradientByLength], mass: float = 0.95) -> Contribution:
@@ -55,7 +59,7 @@ def contribution(gradients: Sequence[GradientByLength], mass: float = 0.95) -> C
     products = 10.0 ** (logs - logs.max())
     shares = products / products.sum()
     window = effective_window(shares, mass)
-    return Contribution(tuple(means.tolist()), tuple(shares.tolist()), window, _slope(gradients))
+    return Contribution(tuple(means.tolist()), tuple(shares.tolist()), window, *_slope(gradients))
 
 
 def effective_window(shares: Sequence[float] | np.ndarray, mass: float = 0.95) -> Window:
@@ -78,9 +82,11 @@ def _log10_mean(log10_norms: Sequence[float]) -> float:
     return float((logsumexp(np.array(log10_norms) * np.log(10)) - np.log(len(log10_norms))) / np.log(10))
 
 
-def _slope(gradients: Sequence[GradientByLength]) -> float:
+def _slope(gradients: Sequence[GradientByLength]) -> tuple[float, tuple[float, float]]:
     points = [(entry.length, norm) for entry in gradients for norm in entry.log10_norms if np.isfinite(norm)]
     if len({length for length, _ in points}) < 2:
-        return 0.0
-    x, y = np.array(points).T
-    return float(np.polyfit(x, y, deg=1)[0])
+        return 0.0, (0.0, 0.0)
+    fit = linregress(*np.array(points).T)
+    freedom = len(points) - 2
+    reach = float(student_t.ppf(0.975, freedom) * fit.stderr) if freedom else 0.0
+    return float(fit.slope), (float(fit.slope) - reach, float(fit.slope) + reach)

@@ -63,8 +63,9 @@ def gradient_spectrum(net: PathResNet, data: tuple[Tensor, Tensor], at: str = "i
 
 
 def _added(one: Scaled, other: Scaled) -> Scaled:
+    """The sum, in the memory of `other` where it fits."""
     if one.exponent == other.exponent:
-        return Scaled(one.values + other.values, one.exponent)
+        return Scaled(other.values.add_(one.values), other.exponent)
     large, small = (one, other) if one.exponent > other.exponent else (other, one)
     if not large.values.any():
         return small

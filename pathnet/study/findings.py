@@ -59,7 +59,7 @@ def _paths(document: Document, net: Document) -> Iterator[Finding]:
     )
     yield Finding(
         "The gradient changes with the length of its path by",
-        f"{_signed(summary['decades_per_block'], 2)} decades a block",
+        f"{_signed(summary['decades_per_block'], 2)} decades a block (95\u202f%: {_interval(summary)})",
         "falls exponentially; slope not printed",
     )
     yield Finding(
@@ -162,6 +162,10 @@ def _finite(values: list[float | None]) -> np.ndarray:
 
 def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _interval(summary: Document) -> str:
+    return " to ".join(_signed(end, 2) for end in summary["slope_interval"])
 
 
 def _cost_of_one(net: Document) -> str:

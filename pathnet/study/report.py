@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pathnet.analysis import surviving_paths
 from pathnet.files import write_atomically
 from pathnet.study.figures import net_label
 from pathnet.study.findings import findings, observations, percent
@@ -33,6 +34,7 @@ def write_report(document: dict[str, Any], out: Path) -> Path:
         observations=observations(document),
         plot=lambda name: _inline(out / "plots" / f"{name}.svg"),
         label=lambda name: net_label(document, name),
+        lost=_lost_paths(document["net"]["blocks"]),
         percent=percent,
         median=np.median,
         spectrum=next(net["spectrum"]["0"] for net in document["nets"].values() if "spectrum" in net),
@@ -41,6 +43,19 @@ def write_report(document: dict[str, Any], out: Path) -> Path:
     path = out / FILE_NAME
     write_atomically(path, lambda beside: beside.write_text(html, encoding="utf-8"))
     return path
+
+
+def _lost_paths(blocks: int) -> dict[str, float]:
+    """What is left of short and of long paths when a fifth of the blocks is deleted."""
+    deleted, shorter, longer = max(1, round(blocks / 5.4)), max(1, round(blocks / 10.8)), blocks // 2
+    left = surviving_paths(blocks, deleted)
+    return {
+        "deleted": deleted,
+        "shorter": shorter,
+        "longer": longer,
+        "short": float(left[shorter]),
+        "long": float(left[longer]),
+    }
 
 
 def _title(document: dict[str, Any]) -> str:
