@@ -35,8 +35,10 @@ inline std::string to_string(torch::headeronly::IntHeaderOnlyArrayRef sizes) {
   return text.str();
 }
 
-// A dense CPU tensor of this dtype; `name` says which argument of which operator it is.
-inline void check_cpu(const Tensor& tensor, ScalarType dtype, const std::string& name) {
+// A dense CPU tensor of this dtype; `name` says which argument of which operator it is, and is
+// written out only where something is wrong.
+template <typename Name>
+void check_cpu(const Tensor& tensor, ScalarType dtype, const Name& name) {
   check(tensor.defined(), name, " must be a tensor, but it is undefined.");
   check(tensor.is_cpu(), name, " must be a CPU tensor: move it with .cpu().");
   check(tensor.scalar_type() == dtype, name, " must have dtype ",
@@ -44,8 +46,8 @@ inline void check_cpu(const Tensor& tensor, ScalarType dtype, const std::string&
         torch::headeronly::toString(tensor.scalar_type()), '.');
 }
 
-inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> shape,
-                        const std::string& name) {
+template <typename Name>
+void check_shape(const Tensor& tensor, std::initializer_list<int64_t> shape, const Name& name) {
   const torch::headeronly::IntHeaderOnlyArrayRef wanted(shape.begin(), shape.size());
   const bool equal = tensor.dim() == static_cast<int64_t>(shape.size()) &&
                      std::equal(shape.begin(), shape.end(), tensor.sizes().data());

@@ -8,22 +8,12 @@
 namespace pathnet {
 namespace {
 
-// A vector of channels with any stride.
-struct Channels {
-  explicit Channels(const Tensor& tensor)
-      : data(tensor.const_data_ptr<float>()), stride(tensor.stride(0)) {}
-  double operator[](int64_t c) const { return data[c * stride]; }
-  const float* data;
-  int64_t stride;
-};
-
 // (u - mean) / sqrt(var + eps) * weight + bias = u * scale + shift
 void fold(const Norm& norm, float* scale, float* shift) {
-  const Channels weight(norm.weight), bias(norm.bias), mean(norm.mean), var(norm.var);
-  for (int64_t c = 0; c < norm.weight.size(0); ++c) {
-    const double factor = weight[c] / std::sqrt(var[c] + norm.eps);
+  for (int64_t c = 0; c < norm.channels; ++c) {
+    const double factor = norm.weight[c] / std::sqrt(norm.var[c] + norm.eps);
     scale[c] = static_cast<float>(factor);
-    shift[c] = static_cast<float>(bias[c] - mean[c] * factor);
+    shift[c] = static_cast<float>(norm.bias[c] - norm.mean[c] * factor);
   }
 }
 

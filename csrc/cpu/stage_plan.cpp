@@ -11,6 +11,19 @@ constexpr int64_t kMaxSide = int64_t{1}
 constexpr int64_t kMaxImageFloats = int64_t{1} << 36;  // 256 GiB
 constexpr int64_t kIntegersPerBlock = 4;
 
+// How messages call a tensor of a block. It is written out only where something is wrong: a deep
+// net has hundreds.
+struct TensorName {
+  size_t at;
+  const char* role;
+  int64_t block;
+};
+
+std::ostream& operator<<(std::ostream& out, const TensorName& name) {
+  return out << "stage_eval: tensors[" << name.at << "] (" << name.role << " of block "
+             << name.block << ")";
+}
+
 // Reads tensors and eps in execution order.
 class Reader {
  public:
@@ -18,25 +31,24 @@ class Reader {
       : tensors_(tensors), eps_(eps) {}
 
   ConvNorm conv(int64_t block, int64_t in_channels, int64_t stride) {
-    const std::string name = next_name("a convolution weight", block);
-    ConvNorm result;
-    result.weight = next_tensor(name);
-    const int64_t out_channels = result.weight.dim() == 4 ? result.weight.size(0) : 0;
-    const int64_t kernel = out_channels > 0 ? result.weight.size(2) : 0;
+    const TensorName name = next_name("a convolution weight", block);
+    const Tensor& weight = next_tensor(name);
+    const int64_t out_channels = weight.dim() == 4 ? weight.size(0) : 0;
+    const int64_t kernel = out_channels > 0 ? weight.size(2) : 0;
     if (out_channels < 1 || out_channels > kMaxSide || (kernel != 1 && kernel != 3))
       check(false, name, " must be [1 to ", kMaxSide, " output channels, input channels, kernel, ",
-            "kernel] with a kernel of 1 or 3, but its shape is ", to_string(result.weight.sizes()),
-            '.');
-    check_shape(result.weight, {out_channels, in_channels, kernel, kernel}, name);
+            "kernel] with a kernel of 1 or 3, but its shape is ", to_string(weight.sizes()), '.');
+    check_shape(weight, {out_channels, in_channels, kernel, kernel}, name);
     check(kernel == 1 || stride <= 2, name, " is 3x3 and has the stride ", stride,
           ", but 3x3 convolutions must have a stride of 1 or 2.");
-    result.view = {result.weight.const_data_ptr<float>(),
+    ConvNorm result;
+    result.view = {weight.const_data_ptr<float>(),
                    out_channels,
                    in_channels,
-                   result.weight.stride(0),
-                   result.weight.stride(1),
-                   result.weight.stride(2),
-                   result.weight.stride(3),
+                   weight.stride(0),
+                   weight.stride(1),
+                   weight.stride(2),
+                   weight.stride(3),
                    nullptr};
     result.conv = {in_channels, out_channels, kernel, stride};
     return result;
@@ -44,10 +56,12 @@ class Reader {
 
   Norm norm(int64_t block, int64_t channels) {
     Norm result;
-    for (Tensor* part : {&result.weight, &result.bias, &result.mean, &result.var}) {
-      const std::string name = next_name("a batch norm tensor", block);
-      *part = next_tensor(name);
-      check_shape(*part, {channels}, name);
+    result.channels = channels;
+    for (Channels* part : {&result.weight, &result.bias, &result.mean, &result.var}) {
+      const TensorName name = next_name("a batch norm tensor", block);
+      const Tensor& tensor = next_tensor(name);
+      check_shape(tensor, {channels}, name);
+      *part = {tensor.const_data_ptr<float>(), tensor.stride(0)};
     }
     check(eps_at_ < eps_.size(),
           "stage_eval: eps must have one value per batch norm, but it has only ", eps_.size(), '.');
@@ -57,7 +71,7 @@ class Reader {
 
   ConvNorm conv_norm(int64_t block, int64_t in_channels, int64_t stride) {
     ConvNorm result = conv(block, in_channels, stride);
-    result.norm = norm(block, result.weight.size(0));
+    result.norm = norm(block, result.conv.out_channels);
     result.has_norm = true;
     return result;
   }
@@ -70,12 +84,9 @@ class Reader {
   }
 
  private:
-  std::string next_name(const char* role, int64_t block) const {
-    return "stage_eval: tensors[" + std::to_string(at_) + "] (" + role + " of block " +
-           std::to_string(block) + ")";
-  }
+  TensorName next_name(const char* role, int64_t block) const { return {at_, role, block}; }
 
-  const Tensor& next_tensor(const std::string& name) {
+  const Tensor& next_tensor(const TensorName& name) {
     check(at_ < tensors_.size(), name, " is missing: tensors has only ", tensors_.size(),
           " entries.");
     check_cpu(tensors_[at_], ScalarType::Float, name);
@@ -90,7 +101,8 @@ class Reader {
 void read_branch(Block& block, int64_t index, Reader& reader) {
   const int64_t stride = block.stride;
   auto& branch = block.branch;
-  const auto channels = [&] { return branch.back().weight.size(0); };
+  branch.reserve(3);
+  const auto channels = [&] { return branch.back().conv.out_channels; };
   switch (block.form) {
     case Form::kBasic:
       branch.push_back(reader.conv_norm(index, block.in.channels, stride));
@@ -127,10 +139,10 @@ void read_shortcut(Block& block, int64_t index, Reader& reader) {
     case Shortcut::kConv:
       block.projection = block.form == Form::kPreact ? reader.conv(index, in, block.stride)
                                                      : reader.conv_norm(index, in, block.stride);
-      if (block.projection.conv.out_channels == out && block.projection.conv.kernel == 1) break;
-      check(false, "stage_eval: the shortcut convolution of block ", index, " must be 1x1 with ",
-            out, " output channels, but its weight has shape ",
-            to_string(block.projection.weight.sizes()), '.');
+      check(block.projection.conv.out_channels == out && block.projection.conv.kernel == 1,
+            "stage_eval: the shortcut convolution of block ", index, " must be 1x1 with ", out,
+            " output channels, but it is ", block.projection.conv.kernel, "x",
+            block.projection.conv.kernel, " with ", block.projection.conv.out_channels, '.');
       break;
   }
 }

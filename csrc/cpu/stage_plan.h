@@ -12,14 +12,21 @@ namespace pathnet {
 enum class Form { kBasic, kPreact, kBottleneck };
 enum class Shortcut { kIdentity, kPad, kConv };
 
+// A vector of channels with any stride.
+struct Channels {
+  double operator[](int64_t c) const { return data[c * stride]; }
+  const float* data = nullptr;
+  int64_t stride = 0;
+};
+
 struct Norm {
-  Tensor weight, bias, mean, var;  // [channels] each
+  Channels weight, bias, mean, var;
+  int64_t channels = 0;
   double eps = 0.0;
 };
 
 // A convolution with the batch norm that follows it, if one does.
 struct ConvNorm {
-  Tensor weight;  // [out, in, kernel, kernel]
   WeightView view;
   bool has_norm = false;
   Norm norm;

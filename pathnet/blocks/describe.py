@@ -58,27 +58,6 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-def fingerprint(module: nn.Module) -> tuple:
-    """All that decides how `module` and its children are described, quick to take and to compare.
-
-    Tensors stand in it by their id: whoever keeps a fingerprint keeps the description too, which holds them.
-    """
-    state = module.__dict__
-    hooked = has_hooks(module) or "forward" in state
-    tensors = (*map(id, state["_parameters"].values()), *map(id, state["_buffers"].values()))
-    settings = tuple([state.get(name) for name in _SETTINGS.get(type(module), ())])
-    children = tuple([None if child is None else fingerprint(child) for child in state["_modules"].values()])
-    return type(module), hooked, state["training"], tensors, settings, children
-
-
-_SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
-    nn.Conv2d: ("stride", "padding", "dilation", "groups", "padding_mode"),
-    nn.BatchNorm2d: ("momentum", "eps"),
-    nn.ReLU: ("inplace",),
-    PadShortcut: ("stride", "before", "after"),
-}  # the attributes that why_as_module and _value read, beside tensors and hooks
-
-
 def _value(module: nn.Module) -> Layer:
     if isinstance(module, nn.Conv2d):
         assert not isinstance(module.padding, str)  # why_as_module keeps such a convolution a module

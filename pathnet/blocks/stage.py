@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
-from pathnet.blocks.describe import fingerprint, has_hooks
+from pathnet.blocks.describe import has_hooks
 from pathnet.blocks.residual import ResidualBlock
+from pathnet.blocks.snapshot import Snapshot
 from pathnet.gates import Gate
 from pathnet.ops import stage
+from pathnet.ops.eval_blocks import known
 from pathnet.ops.parameters import holds_modules
 from pathnet.reference import Block
 from pathnet.route import Route
@@ -27,38 +29,48 @@ class Stage(nn.Sequential):
 
     def forward(self, x: Tensor, route: Route | None = None, order: Sequence[int] | None = None) -> Tensor:
         """Run the blocks in `order` (indices in this stage); `route` has a column a block, in the stage's own order."""
-        specs = [fusable_spec(block) for block in self]
+        specs = _specs(self)
         places = range(len(self)) if order is None else order
         for fusable, run in groupby(places, key=lambda place: specs[place] is not None):
+            indices = list(run)
             if fusable:
-                indices = list(run)
                 part = None if route is None else route.at(indices)
                 fused = [specs[i] for i in indices]  # without None: groupby has parted them
                 x = stage(x, fused, part, self.zero_unused, self.precision)  # type: ignore[arg-type]
-            else:
-                for i in run:
-                    x = _call_block(self[i], x, None if route is None else route.at([i]))
+                continue
+            for i in indices:
+                x = _call_block(self[i], x, None if route is None else route.at([i]))
         return x
+
+
+class _Described(NamedTuple):
+    blocks: list[nn.Module]
+    snapshot: Snapshot
+    specs: list[Block | None]
+
+
+# Describing a deep net anew costs as much as running it on one image.
+_described: WeakKeyDictionary[Stage, _Described] = WeakKeyDictionary()
+
+
+def _specs(stage: Stage) -> list[Block | None]:
+    """The blocks as values, None for those that run module by module."""
+    blocks = list(stage)
+    if torch.compiler.is_compiling():
+        return [fusable_spec(block) for block in blocks]
+    kept = _described.get(stage)
+    if kept is None or kept.blocks != blocks or not kept.snapshot.holds():
+        snapshot = Snapshot(blocks)  # first: what changes meanwhile is found by the next call
+        specs = [fusable_spec(block) for block in blocks]
+        kept = _Described(blocks, snapshot, [None if spec is None else known(spec) for spec in specs])
+        _described[stage] = kept
+    return kept.specs
 
 
 def fusable_spec(block: nn.Module) -> Block | None:
     """The block as values, where it may run without its own __call__: with no hook of its own and plain children."""
     if not isinstance(block, ResidualBlock) or block.forward_was_replaced() or has_hooks(block):
         return None
-    if torch.compiler.is_compiling():
-        return _plain_spec(block)
-    state = (_has_any_global_hook(), fingerprint(block))
-    known = _described.get(block)
-    if known is None or known[0] != state:
-        known = _described[block] = state, _plain_spec(block)
-    return known[1]
-
-
-# Describing a deep net anew costs as much as running it on one image.
-_described: WeakKeyDictionary[ResidualBlock, tuple[tuple, Block | None]] = WeakKeyDictionary()
-
-
-def _plain_spec(block: ResidualBlock) -> Block | None:
     spec = block.spec()
     return None if holds_modules([spec]) else spec
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pathnet.ops.eval_blocks import facts_of
 from pathnet.ops.parameters import parameters
 from pathnet.ops.stage_eval import stage_eval
 from pathnet.ops.stage_train import stage_train
-from pathnet.reference import Block, Norm
+from pathnet.reference import Block
 from pathnet.route import Route
 
 
@@ -34,8 +35,7 @@ def stage(
 
 def trains(x: Tensor, blocks: Sequence[Block]) -> bool:
     """Whether `stage_train` runs the blocks: a gradient is needed, or statistics are those of the batch."""
-    layers = [layer for block in blocks for layer in (*block.residual, *block.shortcut)]
-    return needs_grad(x, blocks) or any(isinstance(layer, Norm) and layer.batch_stats for layer in layers)
+    return needs_grad(x, blocks) or any(facts.batch_stats for facts in facts_of(blocks))
 
 
 def needs_grad(x: Tensor, blocks: Sequence[Block]) -> bool:

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import NoneType
 
 import torch
 from torch import Tensor
 
 from pathnet import extension
 from pathnet.backend import choose
+from pathnet.ops.eval_blocks import CONV, facts_of
 from pathnet.ops.parameters import holds_modules
 from pathnet.ops.schemas import library
 from pathnet.ops.stage_traced import stage_traced
-from pathnet.reference import Block, Conv, Norm, Pad, Relu, Step, host_steps
+from pathnet.reference import Block, Step, host_steps
 from pathnet.reference import stage as reference_stage
-from pathnet.reference.layers import Layer
 from pathnet.route import Route
-
-FORMS: dict[
-    tuple[type, ...], type
-] = {  # what the kernels know, in the order of the layers; the position is the form's number
-    (Conv, Norm, Relu, Conv, Norm): Relu,
-    (Norm, Relu, Conv, Norm, Relu, Conv): NoneType,
-    (Conv, Norm, Relu, Conv, Norm, Relu, Conv, Norm): Relu,
-}  # layers of f -> act
-IDENTITY, PAD, CONV = range(3)
 
 
 def stage_eval(x: Tensor, blocks: Sequence[Block], route: Route | None = None, precision: str | None = None) -> Tensor:
@@ -53,7 +43,7 @@ def supports_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = Non
         return f"x is {x.dtype}, and this kernel computes in float32"
     if torch.is_autocast_enabled("cpu"):
         return "autocast asks for another dtype than this kernel's float32"
-    return _unfit_precision(precision) or next((reason for block in blocks if (reason := _unfit(block))), None)
+    return _unfit_precision(precision) or next((facts.unfit for facts in facts_of(blocks) if facts.unfit), None)
 
 
 def _unfit_precision(precision: str | None) -> str | None:
@@ -65,55 +55,6 @@ def _unfit_precision(precision: str | None) -> str | None:
     return f'precision="bf16" needs AVX512-BF16 or AMX, and the kernels here run on {instructions}'
 
 
-def _unfit(block: Block) -> str | None:
-    form = tuple(type(layer) for layer in block.residual)
-    if FORMS.get(form) is not type(block.act):
-        return "the residual branch is not one of the known forms (basic, preact, bottleneck) of plain layers"
-    if _shortcut_kind(block) is None:
-        return "the shortcut is neither the identity, nor zero padding, nor a strided 1x1 convolution"
-    for layer in (*block.residual, *block.shortcut):
-        reason = (
-            _unfit_conv(layer) if isinstance(layer, Conv) else _unfit_norm(layer) if isinstance(layer, Norm) else None
-        )
-        if reason:
-            return reason
-    strides = [layer.stride[0] for layer in block.residual if isinstance(layer, Conv)]
-    strided = len(strides) - 2  # basic and preact stride their first convolution, bottlenecks the middle one
-    if any(stride != 1 for i, stride in enumerate(strides) if i != strided):
-        return f"the stride must stand on convolution {strided + 1} of the branch, but the strides are {strides}"
-    return None
-
-
-def _unfit_conv(conv: Conv) -> str | None:
-    kernel = conv.weight.shape[-1]
-    if conv.weight.dtype != torch.float32:
-        return f"weights are {conv.weight.dtype}, and this kernel computes in float32"
-    if conv.bias is not None or conv.groups != 1 or conv.dilation != (1, 1):
-        return "a convolution has a bias, groups or a dilation"
-    if kernel not in (1, 3) or conv.weight.shape[-2] != kernel or conv.padding != (kernel // 2, kernel // 2):
-        return f"a convolution is not 1x1 or 3x3 with padding k // 2, but {kernel}x{kernel} with padding {conv.padding}"
-    if conv.stride[0] != conv.stride[1]:
-        return f"a convolution has the stride {conv.stride}, one for rows and another for columns"
-    if kernel == 3 and conv.stride[0] > 2:
-        return f"a 3x3 convolution has the stride {conv.stride[0]}, and this kernel knows 1 and 2"
-    return None
-
-
-def _unfit_norm(norm: Norm) -> str | None:
-    if norm.batch_stats:
-        return "a batch norm uses batch statistics (it is in training mode or tracks none)"
-    if any(t is None or t.dtype != torch.float32 for t in norm[:4]):
-        return "a batch norm has no affine weights or is not in float32"
-    return None
-
-
-def _shortcut_kind(block: Block) -> int | None:
-    kinds = tuple(type(layer) for layer in block.shortcut)
-    conv = (Conv, Norm) if block.act is not None else (Conv,)
-    known: dict[tuple[type, ...], int] = {(): IDENTITY, (Pad,): PAD, conv: CONV}
-    return known.get(kinds)
-
-
 def loses_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = None) -> str | None:
     """Where the vendor's convolutions beat this kernel: few pixels share large weights (docs/benchmarks.md).
 
@@ -121,8 +62,7 @@ def loses_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = None) 
     """
     if precision == "bf16":
         return None
-    weights = [layer.weight for block in blocks for layer in block.residual if isinstance(layer, Conv)]
-    widest = max([weight.shape[0] for weight in weights if weight.shape[-1] == 3], default=0)
+    widest = max([facts.widest for facts in facts_of(blocks)], default=0)
     if widest > WIDEST:
         return f"3x3 convolutions of {widest} channels are faster in the vendor library than in this kernel"
     return None
@@ -136,37 +76,21 @@ SUPPORTS = {"cpu": supports_cpu, "reference": lambda *call: None}
 
 def _stage_eval_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None, precision: str | None) -> Tensor:
     """Peel off the OFF blocks where gates are known on the host, and call the kernel once for the rest."""
-    gates, scales = torch.ones(len(blocks), dtype=torch.int8), torch.ones(len(blocks))
-    if route is not None:
+    facts = facts_of(blocks)
+    if route is None:
+        gates, scales = torch.ones(len(blocks), dtype=torch.int8), torch.ones(len(blocks))
+    else:
         gates, scales = route.gates, route.multiplier.float()
     if route is not None and not torch.compiler.is_compiling():
-        alive = [
-            i for i, on in enumerate((gates != 0).reshape(-1, len(blocks)).any(0).tolist()) if on or blocks[i].shortcut
-        ]
-        blocks, gates, scales = [blocks[i] for i in alive], gates[..., alive], scales[..., alive]
-    if not blocks:
+        on = (gates != 0).reshape(-1, len(blocks)).any(0).tolist()
+        alive = [i for i, block in enumerate(blocks) if on[i] or block.shortcut]
+        facts, gates, scales = [facts[i] for i in alive], gates[..., alive], scales[..., alive]
+    if not facts:
         return x
-    tensors = [t for block in blocks for layer in (*block.residual, *block.shortcut) for t in _tensors(layer)]
-    norms = [layer for block in blocks for layer in (*block.residual, *block.shortcut) if isinstance(layer, Norm)]
-    described = [number for block in blocks for number in _describe(block)]
-    eps = [norm.eps for norm in norms]
-    return torch.ops.pathnet.stage_eval(x, gates, scales, tensors, described, eps, precision or "float32")
-
-
-def _tensors(layer: Layer) -> list[Tensor]:
-    if isinstance(layer, Conv):
-        return [layer.weight]
-    return [t for t in layer[:4] if t is not None] if isinstance(layer, Norm) else []
-
-
-def _describe(block: Block) -> tuple[int, int, int, int]:
-    """(form, stride, shortcut, zero channels before)."""
-    form = list(FORMS).index(tuple(type(layer) for layer in block.residual))
-    stride = max(layer.stride[0] for layer in block.residual if isinstance(layer, Conv))
-    before = sum(layer.before for layer in block.shortcut if isinstance(layer, Pad))
-    shortcut = _shortcut_kind(block)
-    assert shortcut is not None  # supports_cpu has refused any other
-    return form, stride, shortcut, before
+    tensors = [tensor for fact in facts for tensor in fact.tensors]
+    numbers = [number for fact in facts for number in fact.numbers]
+    eps = [value for fact in facts for value in fact.eps]
+    return torch.ops.pathnet.stage_eval(x, gates, scales, tensors, numbers, eps, precision or "float32")
 
 
 def _fake(x, gates, scales, tensors, blocks, eps, precision):

@@ -11,8 +11,8 @@ from torch.autograd import forward_ad
 
 from pathnet import extension
 from pathnet.gates import Gate
+from pathnet.ops.eval_blocks import unfit_conv
 from pathnet.ops.parameters import layer_parameters
-from pathnet.ops.stage_eval import _unfit_conv
 from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, KERNELS, PREACT_BOTTLENECK, form_of, strides
 from pathnet.ops.stage_train_run import stage_train_run
 from pathnet.reference import Block, Conv, Norm, Step, host_steps
@@ -164,7 +164,7 @@ def _unfit(block: Block) -> str | None:
         return "the residual branch is not one of the known forms (basic, preact, bottleneck) of plain layers"
     convs = [layer for layer in block.residual if isinstance(layer, Conv)]
     norms = [layer for layer in block.residual if isinstance(layer, Norm)]
-    unfit_layer = next(filter(None, (*map(_unfit_conv, convs), *map(_unfit_norm, norms))), None)
+    unfit_layer = next(filter(None, (*map(unfit_conv, convs), *map(_unfit_norm, norms))), None)
     return unfit_layer or _unfit_shape(form, convs)
 
 

@@ -1,0 +1,128 @@
+"""What `stage_eval` asks of a block: whether the CPU kernel knows it, and its tensors and numbers in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import NoneType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pathnet.reference import Block, Conv, Norm, Pad, Relu
+from pathnet.reference.layers import Layer
+
+FORMS: dict[
+    tuple[type, ...], type
+] = {  # what the kernels know, in the order of the layers; the position is the form's number
+    (Conv, Norm, Relu, Conv, Norm): Relu,
+    (Norm, Relu, Conv, Norm, Relu, Conv): NoneType,
+    (Conv, Norm, Relu, Conv, Norm, Relu, Conv, Norm): Relu,
+}  # layers of f -> act
+IDENTITY, PAD, CONV = range(3)
+
+
+class Facts(NamedTuple):
+    """What `stage_eval` asks of a block."""
+
+    batch_stats: bool  # a norm uses the statistics of the batch
+    unfit: str | None  # why the kernel cannot run it; then there are no numbers
+    widest: int  # channels of its widest 3x3 convolution
+    tensors: list[Tensor]  # of the convolutions and norms
+    numbers: tuple[int, ...]  # form, stride, shortcut, zero channels before
+    eps: list[float]  # of the norms
+
+
+class KnownBlock(Block):
+    """A block whose facts were found once, for many calls: its tensors may change in place, not in dtype or shape."""
+
+    facts: Facts
+
+
+def known(block: Block) -> KnownBlock:
+    result = KnownBlock(*block)
+    result.facts = _facts(block)
+    return result
+
+
+def facts_of(blocks: Sequence[Block]) -> list[Facts]:
+    return [block.facts if isinstance(block, KnownBlock) else _facts(block) for block in blocks]
+
+
+def _facts(block: Block) -> Facts:
+    layers = (*block.residual, *block.shortcut)
+    norms = [layer for layer in layers if isinstance(layer, Norm)]
+    wide = [len(layer.weight) for layer in block.residual if isinstance(layer, Conv) and layer.weight.shape[-1] == 3]
+    unfit = _unfit(block)
+    return Facts(
+        any(norm.batch_stats for norm in norms),
+        unfit,
+        max(wide, default=0),
+        [tensor for layer in layers for tensor in _tensors(layer)],
+        () if unfit else _numbers(block),
+        [norm.eps for norm in norms],
+    )
+
+
+def _tensors(layer: Layer) -> list[Tensor]:
+    if isinstance(layer, Conv):
+        return [layer.weight]
+    return [t for t in layer[:4] if t is not None] if isinstance(layer, Norm) else []
+
+
+def _numbers(block: Block) -> tuple[int, ...]:
+    form = list(FORMS).index(tuple(type(layer) for layer in block.residual))
+    stride = max(layer.stride[0] for layer in block.residual if isinstance(layer, Conv))
+    before = sum(layer.before for layer in block.shortcut if isinstance(layer, Pad))
+    shortcut = _shortcut_kind(block)
+    assert shortcut is not None  # _unfit has refused any other
+    return form, stride, shortcut, before
+
+
+def _unfit(block: Block) -> str | None:
+    form = tuple(type(layer) for layer in block.residual)
+    if FORMS.get(form) is not type(block.act):
+        return "the residual branch is not one of the known forms (basic, preact, bottleneck) of plain layers"
+    if _shortcut_kind(block) is None:
+        return "the shortcut is neither the identity, nor zero padding, nor a strided 1x1 convolution"
+    for layer in (*block.residual, *block.shortcut):
+        reason = (
+            unfit_conv(layer) if isinstance(layer, Conv) else _unfit_norm(layer) if isinstance(layer, Norm) else None
+        )
+        if reason:
+            return reason
+    strides = [layer.stride[0] for layer in block.residual if isinstance(layer, Conv)]
+    strided = len(strides) - 2  # basic and preact stride their first convolution, bottlenecks the middle one
+    if any(stride != 1 for i, stride in enumerate(strides) if i != strided):
+        return f"the stride must stand on convolution {strided + 1} of the branch, but the strides are {strides}"
+    return None
+
+
+def unfit_conv(conv: Conv) -> str | None:
+    kernel = conv.weight.shape[-1]
+    if conv.weight.dtype != torch.float32:
+        return f"weights are {conv.weight.dtype}, and this kernel computes in float32"
+    if conv.bias is not None or conv.groups != 1 or conv.dilation != (1, 1):
+        return "a convolution has a bias, groups or a dilation"
+    if kernel not in (1, 3) or conv.weight.shape[-2] != kernel or conv.padding != (kernel // 2, kernel // 2):
+        return f"a convolution is not 1x1 or 3x3 with padding k // 2, but {kernel}x{kernel} with padding {conv.padding}"
+    if conv.stride[0] != conv.stride[1]:
+        return f"a convolution has the stride {conv.stride}, one for rows and another for columns"
+    if kernel == 3 and conv.stride[0] > 2:
+        return f"a 3x3 convolution has the stride {conv.stride[0]}, and this kernel knows 1 and 2"
+    return None
+
+
+def _unfit_norm(norm: Norm) -> str | None:
+    if norm.batch_stats:
+        return "a batch norm uses batch statistics (it is in training mode or tracks none)"
+    if any(t is None or t.dtype != torch.float32 for t in norm[:4]):
+        return "a batch norm has no affine weights or is not in float32"
+    return None
+
+
+def _shortcut_kind(block: Block) -> int | None:
+    kinds = tuple(type(layer) for layer in block.shortcut)
+    conv = (Conv, Norm) if block.act is not None else (Conv,)
+    known: dict[tuple[type, ...], int] = {(): IDENTITY, (Pad,): PAD, conv: CONV}
+    return known.get(kinds)
