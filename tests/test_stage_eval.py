@@ -8,7 +8,7 @@ from cases import FORMS, SHORTCUTS, Recorder, assert_errs_like_eager, double, ma
 
 from pathnet import Gate, extension, use_backend
 from pathnet.ops import stage_eval
-from pathnet.ops.stage_eval import SUPPORTS
+from pathnet.ops.stage_eval import LOSES, SUPPORTS
 from pathnet.route import Route
 
 BACKENDS = [name for name in SUPPORTS if name != "cpu" or extension.available()]
@@ -150,6 +150,13 @@ def test_a_forced_backend_says_why_it_cannot(change, words):
     change(stage)
     with pytest.raises(RuntimeError, match=words):
         run("cpu", torch.randn(2, 16, 8, 8), stage)
+
+
+@pytest.mark.parametrize(("channels", "images", "why"), [(144, 7, "28 tiles of 4x4"), (144, 8, None), (128, 1, None)])
+def test_wide_convolutions_over_few_tiles_go_to_the_vendor_library(channels, images, why):
+    stage = make_stage("basic", channels=channels, width=channels, stride=1).eval()
+    reason = LOSES["cpu"](torch.randn(images, channels, 7, 8), specs(stage))
+    assert reason is None if why is None else why in reason
 
 
 def test_unused_gate_values_mean_on():

@@ -27,7 +27,7 @@ struct Parts {
   int64_t count, floats;
   int64_t in, out;  // channels of a part: whole blocks
 
-  // Adds up 16 output channels of an input channel at a place of the kernel.
+  // Adds up 16 output channels, from k on, of an input channel at a place of the kernel.
   void add_up(int64_t place, int64_t c, int64_t k, float sum[kBlock]) const {
     const float* part = first + (place * in + c) * out + k;
     std::fill_n(sum, kBlock, 0.0f);
@@ -75,19 +75,26 @@ Tensor WeightGradients::merge(const Conv& conv, int64_t chunks) const {
   const int64_t channels = gradient.size(0), weight_in = gradient.size(1);
   const int64_t strides[4] = {gradient.stride(0), gradient.stride(1), gradient.stride(2),
                               gradient.stride(3)};
-  float* to = data(gradient);
-  const auto add_up = [&](int64_t first, int64_t c) {  // for 16 output channels
+  const int64_t taps = conv.kernel * conv.kernel;
+  // 16 output channels of 16 input channels: [in][tap][out] as they are added up, then written one
+  // output channel after the other, which stand together in the gradient.
+  const auto merge_block = [&](int64_t k, int64_t c) {
+    float sums[kBlock][9][kBlock];
+    const int64_t inputs = std::min(kBlock, weight_in - c),
+                  outputs = std::min(kBlock, channels - k);
     for_places(conv, [&](int64_t phase, int64_t place, int64_t tap) {
-      float sum[kBlock];
-      parts.add_up(place, phase * conv.in.channels() + c, first, sum);
-      float* at =
-          to + first * strides[0] + c * strides[1] + tap / 3 * strides[2] + tap % 3 * strides[3];
-      for (int64_t k = 0; k < std::min(kBlock, channels - first); ++k) at[k * strides[0]] = sum[k];
+      for (int64_t i = 0; i < inputs; ++i)
+        parts.add_up(place, phase * conv.in.channels() + c + i, k, sums[i][tap]);
     });
+    float* to = data(gradient) + k * strides[0] + c * strides[1];
+    for (int64_t o = 0; o < outputs; ++o, to += strides[0])
+      for (int64_t i = 0; i < inputs; ++i)
+        for (int64_t tap = 0; tap < taps; ++tap)
+          to[i * strides[1] + tap / 3 * strides[2] + tap % 3 * strides[3]] = sums[i][tap][o];
   };
   torch::stable::parallel_for(0, divide_up(channels, kBlock), 1, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block)
-      for (int64_t c = 0; c < weight_in; ++c) add_up(block * kBlock, c);
+      for (int64_t c = 0; c < weight_in; c += kBlock) merge_block(block * kBlock, c);
   });
   return gradient;
 }

@@ -135,6 +135,9 @@ PATHNET_INLINE void transform_weight_block(const WeightView& w, const Taps& taps
   }
 }
 
+// Weights of more floats than this do not stay in the second cache until they are read.
+constexpr int64_t kStreamedWeights = int64_t{1} << 20;
+
 // The output block `block` of w, at `place` in u: [positions][groups of kWidest blocks of output
 // channels][in_blocks * 16][blocks in the group * 16], as multiply_position reads it.
 inline void transform_weight_block(const WeightView& w, const Taps& taps, const Placement& place,
@@ -145,10 +148,14 @@ inline void transform_weight_block(const WeightView& w, const Taps& taps, const 
   const int64_t row_stride = std::min<int64_t>(kWidest, place.out_blocks - group) * kBlock;
   float* to = u + group * kBlock * in_channels + (column - group) * kBlock +
               place.first_in * kBlock * row_stride;
+  const bool streamed =
+      kRegisters == 1 && transformed_floats(place.in_blocks, place.out_blocks) > kStreamedWeights;
   transform_weight_block(
       w, taps, block, [=](int64_t c, int r, int position, Vector v) __attribute__((always_inline)) {
-        store(to + position * position_stride + c * row_stride + r * kLanes, v);
+        float* at = to + position * position_stride + c * row_stride + r * kLanes;
+        streamed ? stream(at, v) : store(at, v);
       });
+  if (streamed) finish_streams();
 }
 
 }  // namespace

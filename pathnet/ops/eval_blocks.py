@@ -27,6 +27,7 @@ class Facts(NamedTuple):
 
     batch_stats: bool  # a norm uses the statistics of the batch
     unfit: str | None  # why the kernel cannot run it; then there are no numbers
+    stride: int
     widest: int  # channels of its widest 3x3 convolution
     tensors: list[Tensor]  # of the convolutions and norms
     numbers: tuple[int, ...]  # form, stride, shortcut, zero channels before
@@ -57,6 +58,7 @@ def _facts(block: Block) -> Facts:
     return Facts(
         any(norm.batch_stats for norm in norms),
         unfit,
+        _stride(block),
         max(wide, default=0),
         [tensor for layer in layers for tensor in _tensors(layer)],
         () if unfit else _numbers(block),
@@ -72,11 +74,14 @@ def _tensors(layer: Layer) -> list[Tensor]:
 
 def _numbers(block: Block) -> tuple[int, ...]:
     form = list(FORMS).index(tuple(type(layer) for layer in block.residual))
-    stride = max(layer.stride[0] for layer in block.residual if isinstance(layer, Conv))
     before = sum(layer.before for layer in block.shortcut if isinstance(layer, Pad))
     shortcut = _shortcut_kind(block)
     assert shortcut is not None  # _unfit has refused any other
-    return form, stride, shortcut, before
+    return form, _stride(block), shortcut, before
+
+
+def _stride(block: Block) -> int:
+    return max((layer.stride[0] for layer in block.residual if isinstance(layer, Conv)), default=1)
 
 
 def _unfit(block: Block) -> str | None:

@@ -62,13 +62,20 @@ def loses_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = None) 
     """
     if precision == "bf16":
         return None
-    widest = max([facts.widest for facts in facts_of(blocks)], default=0)
-    if widest > WIDEST:
-        return f"3x3 convolutions of {widest} channels are faster in the vendor library than in this kernel"
+    _, _, h, w = x.shape
+    for facts in facts_of(blocks):
+        h, w = -(-h // facts.stride), -(-w // facts.stride)
+        tiles = len(x) * -(-h // TILE) * -(-w // TILE)
+        if facts.widest > WIDE and tiles < FEWEST_TILES:
+            return (
+                f"a 3x3 convolution of {facts.widest} channels has {tiles} tiles of {TILE}x{TILE}, and with fewer "
+                f"than {FEWEST_TILES} the vendor library is faster than weights transformed for them"
+            )
     return None
 
 
-WIDEST = 256  # channels of a 3x3 convolution whose transformed weights are worth their making
+TILE = 4  # side of what one Winograd tile puts out
+WIDE, FEWEST_TILES = 128, 32  # more channels than this ask for so many tiles
 MULTIPLY_BF16 = ("avx512_bf16", "amx")  # instruction sets (csrc/cpu/isa.h)
 LOSES = {"cpu": loses_cpu}
 SUPPORTS = {"cpu": supports_cpu, "reference": lambda *call: None}
