@@ -159,6 +159,11 @@ def test_wide_convolutions_over_few_tiles_go_to_the_vendor_library(channels, ima
     assert reason is None if why is None else why in reason
 
 
+def test_bottlenecks_of_very_many_channels_go_to_the_vendor_library():
+    stage = make_stage("bottleneck", channels=16, width=264, stride=1, blocks=1).eval()
+    assert "to 1056 channels" in LOSES["cpu"](torch.randn(1, 16, 8, 8), specs(stage))
+
+
 def test_unused_gate_values_mean_on():
     stage, x = make_stage("basic"), torch.randn(2, 16, 8, 8)
     plain = run("reference", x, stage)

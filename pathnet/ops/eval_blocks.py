@@ -28,7 +28,8 @@ class Facts(NamedTuple):
     batch_stats: bool  # a norm uses the statistics of the batch
     unfit: str | None  # why the kernel cannot run it; then there are no numbers
     stride: int
-    widest: int  # channels of its widest 3x3 convolution
+    widest: int  # channels of its widest 3x3 convolution ...
+    expanded: int  # ... and of its widest 1x1 convolution, 0 without one
     tensors: list[Tensor]  # of the convolutions and norms
     numbers: tuple[int, ...]  # form, stride, shortcut, zero channels before
     eps: list[float]  # of the norms
@@ -53,13 +54,13 @@ def facts_of(blocks: Sequence[Block]) -> list[Facts]:
 def _facts(block: Block) -> Facts:
     layers = (*block.residual, *block.shortcut)
     norms = [layer for layer in layers if isinstance(layer, Norm)]
-    wide = [len(layer.weight) for layer in block.residual if isinstance(layer, Conv) and layer.weight.shape[-1] == 3]
     unfit = _unfit(block)
     return Facts(
         any(norm.batch_stats for norm in norms),
         unfit,
         _stride(block),
-        max(wide, default=0),
+        _widest(block, 3),
+        _widest(block, 1),
         [tensor for layer in layers for tensor in _tensors(layer)],
         () if unfit else _numbers(block),
         [norm.eps for norm in norms],
@@ -78,6 +79,11 @@ def _numbers(block: Block) -> tuple[int, ...]:
     shortcut = _shortcut_kind(block)
     assert shortcut is not None  # _unfit has refused any other
     return form, _stride(block), shortcut, before
+
+
+def _widest(block: Block, kernel: int) -> int:
+    convs = (layer for layer in block.residual if isinstance(layer, Conv))
+    return max((len(conv.weight) for conv in convs if conv.weight.shape[-1] == kernel), default=0)
 
 
 def _stride(block: Block) -> int:
