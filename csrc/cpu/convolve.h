@@ -111,6 +111,10 @@ inline Reach reach_of_phases(int position, int64_t in_blocks) {
   return {first * in_blocks / 4, (last - first) * in_blocks / 4};
 }
 
+inline Reach reach_of(int position, int64_t in_blocks, bool phases) {
+  return phases ? reach_of_phases(position, in_blocks) : Reach{0, in_blocks};
+}
+
 inline bool in_place(int64_t in_blocks, int64_t out_blocks) {
   return in_blocks == out_blocks && out_blocks <= kWidest;
 }
@@ -139,7 +143,7 @@ void multiply_panel(const Panel& v, const Panel& m, int64_t in_blocks, int64_t o
   for (int p = 0; p < kPositions; ++p, weights += position_floats(in_blocks, out_blocks)) {
     ahead.step();
     float* products = m.data + p * m.position_stride;
-    const Reach reach = phases ? reach_of_phases(p, in_blocks) : Reach{0, in_blocks};
+    const Reach reach = reach_of(p, in_blocks, phases);
     if (reach.blocks == 0)
       std::memset(products, 0, out_blocks * tiles * kBlock * sizeof(float));
     else

@@ -8,7 +8,7 @@ namespace pathnet::train {
 template <typename Visit>
 void for_phases(int64_t stride, const Visit& visit) {
   if (stride == 1) return visit(0, kPlainTaps);
-  for (int phase = 0; phase < 4; ++phase) visit(phase, phase_taps(phase / 2, phase % 2));
+  for (int i = 0; i < 4; ++i) visit(i, phase_taps(kPhases[i].row, kPhases[i].column));
 }
 
 // The largest of the plan's convolutions, packed: in floats.

@@ -9,7 +9,7 @@ namespace pathnet {
 namespace {
 
 // Where the results of a tile stand in a batch. kStride 2: the results are the four phases
-// x[2i + a][2j + b] of an image, block by block.
+// of an image in the order of kPhases, block by block.
 template <int kStride>
 struct Cursor {
   int64_t block;  // of channels
@@ -19,11 +19,11 @@ struct Cursor {
   static constexpr int64_t kPixel = kStride * kBlock;
 
   Cursor(const Extent& extent, int64_t image, int64_t b, int r) {
-    const int64_t phase = kStride == 1 ? 0 : b / extent.blocks;
+    const Phase phase = kPhases[kStride == 1 ? 0 : b / extent.blocks];
     block = kStride == 1 ? b : b % extent.blocks;
     row = kStride * extent.width * kBlock;
     start = at = (image * extent.blocks + block) * extent.pixels() * kBlock + r * kLanes +
-                 (phase / 2 * extent.width + phase % 2) * kBlock;
+                 (phase.row * extent.width + phase.column) * kBlock;
   }
   PATHNET_INLINE void move(int64_t i, int64_t j) { at = start + i * row + j * kPixel; }
   PATHNET_INLINE int64_t pixel(int i, int j) const { return at + i * row + j * kPixel; }

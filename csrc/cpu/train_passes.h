@@ -70,7 +70,7 @@ void forward_conv(const ForwardConv& pass, int64_t first, int64_t count, int64_t
   ahead.add(pass.add_to);
   float* panels = memory.take(0);
   with_forward_epilogue(pass, first, [&](const auto& epilogue) {
-    convolve(in, out, count, pass.weights, panels, epilogue, ahead);
+    convolve(in, out, count, pass.weights, panels, epilogue, ahead, pass.stride == 2);
   });
   finish_streams();
 }
@@ -102,7 +102,7 @@ void backward_conv(const BackwardConv& pass, int64_t first, int64_t count, int64
     ahead.add(pass.gradient.u);
     ahead.add(pass.passed_on);
     add_weight_gradient(in, gradient, count, memory.take(0), pass.weight_gradient, pass.fresh,
-                        ahead);
+                        pass.stride == 2, ahead);
   }
   if (pass.weights != nullptr) {
     Ahead ahead(first + count, next, pass.in_extent.floats());

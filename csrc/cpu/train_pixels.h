@@ -121,7 +121,7 @@ void backward_pixels(const BackwardConv& images, int64_t first, int64_t count, f
     if (pass.weight_gradient != nullptr) {
       with_input(pass.in, pass.before, [&](auto& value) { fill_panel(in, panel, input, value); });
       add_position(Panel(input, in.blocks, panel.tiles), Panel(gradient, out.blocks, panel.tiles),
-                   0, in.blocks, out.blocks, panel.count, pass.weight_gradient,
+                   0, {0, in.blocks}, in.blocks, out.blocks, panel.count, pass.weight_gradient,
                    pass.fresh && panel.first == 0);
     }
     if (pass.weights == nullptr) return;

@@ -9,7 +9,7 @@ namespace pathnet {
 namespace {
 
 // Writes value(block, r, at) for every pixel into `image`, where `at` is the place in the batch;
-// of stride 2, into the four phases x[2i + a][2j + b], block by block.
+// of stride 2, into the four phases in the order of kPhases, block by block.
 template <typename Value>
 PATHNET_INLINE void fill(const Extent& extent, int64_t stride, int64_t index, const Image& image,
                          Value& value) {
@@ -18,9 +18,10 @@ PATHNET_INLINE void fill(const Extent& extent, int64_t stride, int64_t index, co
   for (int64_t b = 0; b < extent.blocks; ++b) {
     value.begin(b);
     for (int64_t i = 0; i < extent.height; ++i) {
-      const int64_t block = stride == 1 ? b : i % 2 * 2 * extent.blocks + b;
-      float* rows[2] = {image.at(block, i / stride, 0), nullptr};
-      if (phases) rows[1] = image.at(block + extent.blocks, i / stride, 0);
+      float* rows[2] = {image.at(b, i / stride, 0), nullptr};
+      if (phases)
+        for (int column = 0; column < 2; ++column)
+          rows[column] = image.at(phase_at(i % 2, column) * extent.blocks + b, i / stride, 0);
       for (int64_t j = 0; j < extent.width; ++j, at += kBlock) {
         float* pixel = rows[j & phases] + (j >> phases) * kBlock;
         unsigned alive = 0;

@@ -98,23 +98,24 @@ void add_group(const Panel& v, const OuterProduct& group, int64_t in_blocks) {
     }
 }
 
-// One position for all channels.
-inline void add_position(const Panel& v, const Panel& e, int position, int64_t in_blocks,
-                         int64_t out_blocks, int64_t tiles, float* u, bool fresh) {
-  OuterProduct p{v.data + position * v.position_stride,
+// One position for the blocks of input channels within reach.
+inline void add_position(const Panel& v, const Panel& e, int position, const Reach& reach,
+                         int64_t in_blocks, int64_t out_blocks, int64_t tiles, float* u,
+                         bool fresh) {
+  OuterProduct p{v.data + position * v.position_stride + reach.first * v.block_stride,
                  e.data + position * e.position_stride,
                  e.block_stride,
-                 u + position * in_blocks * kBlock * out_blocks * kBlock,
+                 u + (position * in_blocks + reach.first) * kBlock * out_blocks * kBlock,
                  out_blocks * kBlock,
                  tiles,
                  fresh};
   for (int64_t block = 0; block < out_blocks; block += kWidestGradient) {
     const int wide = static_cast<int>(std::min<int64_t>(kWidestGradient, out_blocks - block));
-    if (wide == kWidestGradient) add_group<kWidestGradient>(v, p, in_blocks);
+    if (wide == kWidestGradient) add_group<kWidestGradient>(v, p, reach.blocks);
 #if PATHNET_LANES == 16
-    if (wide == 1) add_group<1>(v, p, in_blocks);
-    if (wide == 2) add_group<2>(v, p, in_blocks);
-    if (wide == 3) add_group<3>(v, p, in_blocks);
+    if (wide == 1) add_group<1>(v, p, reach.blocks);
+    if (wide == 2) add_group<2>(v, p, reach.blocks);
+    if (wide == 3) add_group<3>(v, p, reach.blocks);
 #endif
     p.e += wide * e.block_stride;
     p.u += wide * kBlock;
@@ -130,22 +131,24 @@ inline int64_t weight_gradient_workspace_floats(int64_t in_blocks, int64_t out_b
 }
 
 // Adds the gradient of the weights that `images` images give to dU [positions, in, out channels],
-// or sets it.
+// or sets it. `phases`: as for convolve; what no tap of a phase needs of dU is left as it is.
 template <typename Prefetch>
 void add_weight_gradient(const Image* in, const Image* gradient, int64_t images, float* workspace,
-                         float* u, bool fresh, Prefetch& ahead) {
+                         float* u, bool fresh, bool phases, Prefetch& ahead) {
   const Image& shape = gradient[0];
+  const int64_t in_blocks = in[0].blocks;
   const int64_t tiles = images * divide_up(shape.height, kTile) * divide_up(shape.width, kTile);
   ahead.spread_over(divide_up(tiles, kGradientTiles) * kPositions);
   for (int64_t first = 0; first < tiles; first += kGradientTiles) {
     const int64_t count = std::min(kGradientTiles, tiles - first);
-    const Panel v(workspace, in[0].blocks, count);
+    const Panel v(workspace, in_blocks, count);
     const Panel e(workspace + kPositions * v.position_stride, shape.blocks, count);
     gather(in, first, count, v);
     gather_gradient(gradient, first, count, e);
     for (int p = 0; p < kPositions; ++p) {
       ahead.step();
-      add_position(v, e, p, in[0].blocks, shape.blocks, count, u, fresh && first == 0);
+      add_position(v, e, p, reach_of(p, in_blocks, phases), in_blocks, shape.blocks, count, u,
+                   fresh && first == 0);
     }
   }
 }

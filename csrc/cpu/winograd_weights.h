@@ -62,5 +62,6 @@ struct Phase {
   int row, column;
 };
 constexpr std::array<Phase, 4> kPhases = {{{0, 0}, {0, 1}, {1, 1}, {1, 0}}};
+constexpr int phase_at(int row, int column) { return row == 0 ? column : 3 - column; }
 
 }  // namespace pathnet
