@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -84,9 +85,12 @@ def test_sums_far_below_float32_are_measured():
 
 @pytest.mark.parametrize("largest", [1e-30, 1e30])
 def test_rescaling_is_exact(largest):
-    values, exponent = tape._rescaled(torch.tensor([largest, -largest / 3]), largest, 7)
+    before = torch.tensor([largest, -largest / 3])
+    values, exponent = tape._rescaled(tape.Scaled(before, 7), before.norm().item())
     assert 0.5 <= values[0] < 1
-    assert torch.equal(values.double() * 2.0 ** (exponent - 7), torch.tensor([largest, -largest / 3]).double())
+    assert torch.equal(values.double() * 2.0 ** (exponent - 7), before.double())
+    for still in (torch.zeros(2), torch.tensor([math.inf, 1.0]), torch.tensor([math.nan, 1.0]), torch.ones(2)):
+        assert tape._rescaled(tape.Scaled(still, 7), still.norm().item()) == tape.Scaled(still, 7)
 
 
 def test_bad_input():

@@ -101,17 +101,20 @@ class _Pull:
         idle = [torch.zeros_like(values[0])] * (self._copies - len(values))
         (joint,) = torch.autograd.grad(self._output, self._source, torch.cat(values + idle), retain_graph=True)
         by_copy = joint.permute(0, 2, 3, 1).reshape(self._copies, -1)  # a view, for channels stand last
-        largest = torch.maximum(by_copy.amax(1), -by_copy.amin(1)).tolist()
-        parts = zip(joint.split(self._images), largest, gradients, strict=False)
-        return [_rescaled(part, top, gradient.exponent) for part, top, gradient in parts]
+        norms = torch.linalg.vector_norm(by_copy, dim=1).tolist()
+        parts = zip(joint.split(self._images), norms, gradients, strict=False)
+        return [_rescaled(Scaled(part, gradient.exponent), norm) for part, norm, gradient in parts]
 
 
-def _rescaled(values: Tensor, largest: float, exponent: int) -> Scaled:
-    """A power of two costs no precision."""
-    if not 0 < largest < TINY and not HUGE < largest < math.inf:
-        return Scaled(values, exponent)
+def _rescaled(gradient: Scaled, norm: float) -> Scaled:
+    """A power of two costs no precision. `norm` may have under- or overflown, the largest value has not."""
+    if TINY < norm < HUGE:
+        return gradient
+    largest = gradient.values.abs().amax().item()
+    if not 0 < largest < math.inf:
+        return gradient
     shift = math.frexp(largest)[1]
-    return Scaled(values * 2.0**-shift, exponent + shift)
+    return Scaled(gradient.values * 2.0**-shift, gradient.exponent + shift)
 
 
 def _route(gate: Gate, multiplier: float) -> Route:
