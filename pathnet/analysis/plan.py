@@ -23,10 +23,12 @@ class Plan:
 
     def __init__(self, net: PathResNet, entries: Sequence[Paths | None]) -> None:
         self.net, self.entries = net, entries
+        self.fusable = [fusable_spec(block) for block in net.blocks]
+        absent = [spec is not None and not spec.shortcut for spec in self.fusable]  # an identity no hook watches
         self.routes: list[Route] = []
         sequences = []
         for entry in entries:
-            route, sequence = _sequence(net, entry)
+            route, sequence = _sequence(net, entry, absent)
             self.routes.append(route)
             sequences.append(sequence)
         self.runs = shared_runs(sequences) if _runs_in_pieces(net) else None
@@ -49,13 +51,13 @@ class Plan:
 
     def _after(self, run: Run, x: Tensor) -> Tensor:
         order = [operation.block for operation in run.operations]
-        if order and fusable_spec(self.net.blocks[order[0]]) is None:
+        if order and self.fusable[order[0]] is None:
             x = x.clone()  # a user's module may work in place, and others start from x too
         return self.net.through(x, order, self.routes[run.guide])
 
 
-def _sequence(net: PathResNet, entry: Paths | None) -> tuple[Route, Sequenced]:
-    """The route of `entry` and what it does, block after block; deleted identity shortcuts do nothing."""
+def _sequence(net: PathResNet, entry: Paths | None, absent: Sequence[bool]) -> tuple[Route, Sequenced]:
+    """The route of `entry` and what it does, block after block; an `absent` block does nothing when deleted."""
     asked = net.paths if entry is None else entry
     if isinstance(asked, Paths) and asked.per_sample:
         raise ValueError(
@@ -66,18 +68,12 @@ def _sequence(net: PathResNet, entry: Paths | None) -> tuple[Route, Sequenced]:
     if route is None:
         route = Route(torch.ones(net.num_blocks, dtype=torch.int8), torch.ones(net.num_blocks, dtype=torch.float64))
     gates, multipliers = route.gates.tolist(), route.multiplier.tolist()
-    blocks, operations = net.blocks, []
+    operations = []
     for block in range(net.num_blocks) if order is None else order:
         on = gates[block] != Gate.OFF
-        if on or not _passes_its_input(blocks[block]):
+        if on or not absent[block]:
             operations.append(Operation(block, on, multipliers[block] if on else 1.0))
     return route, tuple(operations)
-
-
-def _passes_its_input(block: nn.Module) -> bool:
-    """Whether the block, deleted, is not there at all: an identity shortcut that no hook watches."""
-    spec = fusable_spec(block)
-    return spec is not None and not spec.shortcut
 
 
 def _runs_in_pieces(net: PathResNet) -> bool:
