@@ -57,7 +57,7 @@ int64_t workspace_floats(Extent in, Extent out, int64_t kernel, int64_t stride, 
 
 void forward_conv(const ForwardConv& pass, int64_t first, int64_t count, int64_t batch,
                   float* workspace) {
-  if (pass.kernel == 1) return forward_pixels(pass, first, count, workspace);
+  if (pass.kernel == 1) return forward_pixels(pass, first, count, batch, workspace);
   Memory memory(workspace);
   Image in[kMostImages];
   const Extent read = phases(pass.in_extent, pass.stride);
@@ -87,7 +87,7 @@ void backward_data(const BackwardConv& pass, int64_t first, int64_t count, const
 
 void backward_conv(const BackwardConv& pass, int64_t first, int64_t count, int64_t batch,
                    float* workspace) {
-  if (pass.kernel == 1) return backward_pixels(pass, first, count, workspace);
+  if (pass.kernel == 1) return backward_pixels(pass, first, count, batch, workspace);
   Memory memory(workspace);
   Image gradient[kMostImages], in[kMostImages];
   memory.take(pass.out_extent, count, gradient);

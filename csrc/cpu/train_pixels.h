@@ -1,6 +1,7 @@
 // The passes of 1x1 convolutions over some images: prologue, product and epilogue of a panel of
 // pixels, which needs no border and so no image in scratch memory.
 #pragma once
+#include "panel_ahead.h"
 #include "pixels.h"
 #include "train_epilogues.h"
 #include "train_prologues.h"
@@ -83,11 +84,46 @@ void emit_panel(const float* products, const PixelPanel& panel, const Extent& ex
   });
 }
 
+// Tiles whose products take some thousand cycles, between which memory is called.
+template <int kWide>
+constexpr int64_t kTilesOfStep = 4 * kTilesOf[kWide];
+
+// Products with kWide blocks of output channels, as multiply_slabs forms them.
+template <int kWide>
+void multiply_group(const Product& group, int64_t tiles, PanelAhead& ahead) {
+  for (int64_t block = 0; block < group.in_blocks; block += kSlab)
+    for (int64_t t = 0; t < tiles; t += kTilesOfStep<kWide>) {
+      Product p = group;
+      p.v += block * p.v_block + t * kBlock, p.m += t * kBlock;
+      p.u += block * kBlock * kWide * kBlock;
+      p.in_blocks = std::min(kSlab, group.in_blocks - block);
+      const int64_t count = std::min(kTilesOfStep<kWide>, tiles - t);
+      ahead.step();
+      block == 0 ? multiply_tiles<kWide, false>(p, count) : multiply_tiles<kWide, true>(p, count);
+    }
+}
+
 // Products of a panel with packed weights (pack_pixel_weights).
 inline void multiply_panel(const float* panel, int64_t in_blocks, const float* weights,
-                           float* products, int64_t out_blocks, int64_t tiles) {
-  const int64_t block = tiles * kBlock;
-  multiply_position({panel, block, in_blocks, weights, products, block}, tiles, out_blocks);
+                           float* products, int64_t out_blocks, int64_t tiles, PanelAhead& ahead) {
+  Product p{panel, tiles * kBlock, in_blocks, weights, products, tiles * kBlock};
+  for (int64_t block = 0; block < out_blocks; block += kWidest) {
+    const int wide = static_cast<int>(std::min<int64_t>(kWidest, out_blocks - block));
+    if (wide == kWidest) multiply_group<kWidest>(p, tiles, ahead);
+#if PATHNET_LANES == 16
+    if (wide == 1) multiply_group<1>(p, tiles, ahead);
+    if (wide == 2) multiply_group<2>(p, tiles, ahead);
+    if (wide == 3) multiply_group<3>(p, tiles, ahead);
+#endif
+    p.u += in_blocks * kBlock * wide * kBlock;
+    p.m += wide * p.m_block;
+  }
+}
+
+inline int64_t steps_of(int64_t in_blocks, int64_t out_blocks, int64_t tiles) {
+  const int64_t wide = std::min<int64_t>(out_blocks, kWidest);
+  return divide_up(out_blocks, kWidest) * divide_up(in_blocks, kSlab) *
+         divide_up(tiles, 4 * kTilesOf[wide]);
 }
 
 // The pass with its images as columns of pixels, so that an epilogue's tiles are a pixel wide.
@@ -98,24 +134,38 @@ Pass in_columns(Pass pass) {
   return pass;
 }
 
-void forward_pixels(const ForwardConv& images, int64_t first, int64_t count, float* workspace) {
+void forward_pixels(const ForwardConv& images, int64_t first, int64_t count, int64_t batch,
+                    float* workspace) {
   const ForwardConv pass = in_columns(images);
   const Extent &in = pass.in_extent, &out = pass.out_extent;
   float* products = workspace + in.blocks * panel_pixels(in.blocks, out.blocks) * kBlock;
+  PanelAhead ahead(first, batch, in.pixels());
+  ahead.add(pass.in, in.blocks);
+  ahead.add(pass.skip, in.blocks);
+  ahead.add(pass.add_to, out.blocks);
   for_panels(first, count, in, out, [&](const PixelPanel& panel) {
     with_forward(pass, [&](auto& value) { fill_panel(in, panel, workspace, value); });
-    multiply_panel(workspace, in.blocks, pass.weights, products, out.blocks, panel.tiles);
+    ahead.aim(panel.first + panel.count, panel.count, steps_of(in.blocks, out.blocks, panel.tiles));
+    multiply_panel(workspace, in.blocks, pass.weights, products, out.blocks, panel.tiles, ahead);
     with_forward_epilogue(
         pass, first, [&](const auto& epilogue) { emit_panel(products, panel, out, epilogue); });
   });
   finish_streams();
 }
 
-void backward_pixels(const BackwardConv& images, int64_t first, int64_t count, float* workspace) {
+void backward_pixels(const BackwardConv& images, int64_t first, int64_t count, int64_t batch,
+                     float* workspace) {
   const BackwardConv pass = in_columns(images);
   const Extent &in = pass.in_extent, &out = pass.out_extent;
   float *gradient = workspace,
         *input = workspace + out.blocks * panel_pixels(in.blocks, out.blocks) * kBlock;
+  PanelAhead ahead(first, batch, in.pixels());
+  ahead.add(pass.gradient.g, out.blocks);
+  ahead.add(pass.gradient.u, out.blocks);
+  ahead.add(pass.passed_on, out.blocks);
+  if (pass.weight_gradient != nullptr) ahead.add(pass.in, in.blocks);
+  ahead.add(pass.skip, in.blocks);
+  ahead.add(pass.value, in.blocks);
   for_panels(first, count, in, out, [&](const PixelPanel& panel) {
     with_backward(pass, [&](auto& value) { fill_panel(out, panel, gradient, value); });
     if (pass.weight_gradient != nullptr) {
@@ -125,7 +175,8 @@ void backward_pixels(const BackwardConv& images, int64_t first, int64_t count, f
                    pass.fresh && panel.first == 0);
     }
     if (pass.weights == nullptr) return;
-    multiply_panel(gradient, out.blocks, pass.weights, input, in.blocks, panel.tiles);
+    ahead.aim(panel.first + panel.count, panel.count, steps_of(out.blocks, in.blocks, panel.tiles));
+    multiply_panel(gradient, out.blocks, pass.weights, input, in.blocks, panel.tiles, ahead);
     with_backward_epilogue<1>(
         pass, first, [&](const auto& epilogue) { emit_panel(input, panel, in, epilogue); });
   });
