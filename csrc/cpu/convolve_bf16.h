@@ -60,6 +60,8 @@ void multiply_panel_bf16(const PanelBf16& v, const Panel& m, int64_t out_blocks,
 // 3x3 convolutions with products in bf16 by a unit of the processor: Amx or Avx512Bf16.
 template <typename Unit>
 struct Bf16Products {
+  static constexpr int64_t kFew = 0;
+
   static int64_t workspace_floats(int64_t in_blocks, int64_t out_blocks) {
     const int64_t tiles = panel_tiles_bf16(in_blocks, out_blocks);
     return panel_floats_bf16(in_blocks, tiles) +

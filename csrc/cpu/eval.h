@@ -5,13 +5,15 @@
 
 namespace pathnet {
 
-// A convolution with batch norm folded in; padding is kernel / 2.
+// A convolution and the batch norm behind it; padding is kernel / 2.
 struct Conv {
   int64_t in_channels = 0, out_channels = 0;
   int64_t kernel = 1;  // 1, or 3 with a stride of 1 or 2
   int64_t stride = 1;
-  const float* weights = nullptr;  // as `pack` writes them
-  const float* bias = nullptr;     // whole blocks
+  WeightView view = {};            // the weights as the user has them
+  const float* weights = nullptr;  // as `pack` writes them; null: not packed
+  const float* scale = nullptr;    // batch norm, folded: output = convolution * scale + bias, ...
+  const float* bias = nullptr;     // ... whole blocks of channels
 
   // A 3x3 convolution of stride 2 reads the four phases of its input.
   bool reads_phases() const { return kernel == 3 && stride == 2; }
@@ -23,7 +25,7 @@ struct Conv {
   }
 };
 
-// What becomes of v = convolution + bias: out = v, or out += scale * v, then ReLU if asked.
+// What becomes of v = convolution * scale + bias: out = v, or out += scale * v, then ReLU if asked.
 struct Epilogue {
   bool relu = false;
   const float* scales = nullptr;  // of each image; null: the result is not added
@@ -41,7 +43,9 @@ struct EvalKernels {
   void (*load)(const View<const float>& from, const Image& to);
   void (*store)(const Image& from, const View<float>& to);
   // Writes one block of output channels of the weights.
-  void (*pack)(const WeightView& weight, const Conv& conv, int64_t block, float* packed);
+  void (*pack)(const Conv& conv, int64_t block, float* packed);
+  // 3x3 convolutions of stride 1 and up to so many tiles, of all images, do without.
+  int64_t few_tiles;
   int64_t (*workspace_floats)(const Conv& conv);
   // `in` holds phases where the convolution reads them.
   void (*convolve)(const Conv& conv, const Image* in, const Image* out, int64_t images,

@@ -100,11 +100,20 @@ Group::Images Group::reshaped(Images& images, size_t count, const Shape& shape) 
   return {images.begin(), images.begin() + count};
 }
 
+// Whether the convolution does without packed weights.
+bool Group::is_small(const Conv& conv, const Images& out) const {
+  const int64_t tiles =
+      divide_up(out[0].height, Image::kTile) * divide_up(out[0].width, Image::kTile);
+  return conv.kernel == 3 && conv.stride == 1 &&
+         static_cast<int64_t>(out.size()) * tiles <= plan_.kernels->few_tiles;
+}
+
 void Group::convolve(const ConvNorm& step, const Images& in, const Images& out,
                      const Epilogue& epilogue) {
   if (in.empty()) return;
   Conv conv = step.conv;
-  if (conv.weights == nullptr) pack(*plan_.kernels, step, weights_), conv.weights = weights_;
+  if (conv.weights == nullptr && !is_small(conv, out))
+    pack(*plan_.kernels, step, weights_), conv.weights = weights_;
   plan_.kernels->convolve(conv, in.data(), out.data(), in.size(), epilogue, workspace_);
 }
 

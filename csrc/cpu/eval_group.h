@@ -27,6 +27,7 @@ class Group {
   void sort(int64_t block, int64_t first, int64_t images);
   void run_shortcut(const Block& block, int64_t images);
   void run_branch(const Block& block, const Images& value);
+  bool is_small(const Conv& conv, const Images& out) const;
   void convolve(const ConvNorm& step, const Images& in, const Images& out,
                 const Epilogue& epilogue);
   Images reshaped(Images& images, size_t count, const Shape& shape);

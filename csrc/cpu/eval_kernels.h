@@ -3,7 +3,7 @@
 //   PATHNET_EVAL_KERNELS   name of the table that it defines
 //   PATHNET_EVAL_PRODUCTS  how it computes 3x3 convolutions: Float32Products, or as it comes with
 //   PATHNET_LANES          floats in one register
-#include "convolve.h"
+#include "convolve_few.h"
 #include "eval.h"
 #include "eval_images.h"
 #include "pixels.h"
@@ -12,21 +12,26 @@
 namespace pathnet {
 namespace {
 
-// Puts results into images: out = v, or out += scale * v, then ReLU; v with its bias.
+// Puts results into images: out = v, or out += scales * v, then ReLU; v behind its batch norm.
 template <bool kAdd, bool kRelu>
 struct Emit {
   const Image* out;
-  const float* bias;
-  const float* scales;
+  const float *scale, *bias;  // of channels
+  const float* scales;        // of images
 
   struct State {
     float *first, *at;
     int64_t row_stride;
-    Vector bias, scale;
+    Vector scale, bias, factor;
   };
   PATHNET_INLINE State begin(int64_t image, int64_t block, int r) const {
     float* first = out[image].at(block, 0, 0) + r * kLanes;
-    return {first, first, out[image].row_stride(), load(bias + block * kBlock + r * kLanes),
+    const int64_t channel = block * kBlock + r * kLanes;
+    return {first,
+            first,
+            out[image].row_stride(),
+            load(scale + channel),
+            load(bias + channel),
             Vector{} + (kAdd ? scales[image] : 1.0f)};
   }
   PATHNET_INLINE void move(State& state, int64_t i, int64_t j) const {
@@ -34,8 +39,8 @@ struct Emit {
   }
   PATHNET_INLINE void put(State& state, Vector y, int64_t i, int64_t j) const {
     float* to = state.at + i * state.row_stride + j * kBlock;
-    y += state.bias;
-    if (kAdd) y = load(to) + state.scale * y;
+    y = y * state.scale + state.bias;
+    if (kAdd) y = load(to) + state.factor * y;
     store(to, kRelu ? relu(y) : y);
   }
   PATHNET_INLINE void end(const State&, int64_t, int64_t, int) const {}
@@ -43,6 +48,8 @@ struct Emit {
 
 // 3x3 convolutions with products in float32.
 struct Float32Products {
+  static constexpr int64_t kFew =
+      kLanes == 16 ? kFewTiles : 0;  // fewer registers cannot hold the sums
   static constexpr auto workspace_floats = pathnet::workspace_floats;
 
   static void pack(const WeightView& weight, const Taps& taps, const Placement& place,
@@ -61,7 +68,10 @@ using Products = PATHNET_EVAL_PRODUCTS;
 template <bool kAdd, bool kRelu>
 void convolve_into(const Conv& conv, const Image* in, const Image* out, int64_t images,
                    const float* scales, float* workspace) {
-  const Emit<kAdd, kRelu> emit{out, conv.bias, scales};
+  const Emit<kAdd, kRelu> emit{out, conv.scale, conv.bias, scales};
+  if constexpr (Products::kFew > 0)
+    if (conv.kernel == 3 && conv.weights == nullptr)
+      return convolve_few(in, out[0], images, conv.view, workspace, emit);
   if (conv.kernel == 1)
     convolve_pixels(in, conv.stride, out[0], images, conv.weights, workspace, emit);
   else
@@ -82,12 +92,12 @@ int64_t conv_workspace_floats(const Conv& conv) {
                           : Products::workspace_floats(conv.in_blocks(), conv.out_blocks());
 }
 
-void pack_conv(const WeightView& weight, const Conv& conv, int64_t block, float* packed) {
-  if (conv.kernel == 1) return pack_pixel_weights(weight, block, packed);
+void pack_conv(const Conv& conv, int64_t block, float* packed) {
+  if (conv.kernel == 1) return pack_pixel_weights(conv.view, block, packed);
   Placement place{0, conv.in_blocks(), 0, conv.out_blocks()};
-  if (!conv.reads_phases()) return Products::pack(weight, kPlainTaps, place, block, packed);
+  if (!conv.reads_phases()) return Products::pack(conv.view, kPlainTaps, place, block, packed);
   for (const Phase& phase : kPhases) {
-    Products::pack(weight, phase_taps(phase.row, phase.column), place, block, packed);
+    Products::pack(conv.view, phase_taps(phase.row, phase.column), place, block, packed);
     place.first_in += blocks_of(conv.in_channels);
   }
 }
@@ -95,7 +105,7 @@ void pack_conv(const WeightView& weight, const Conv& conv, int64_t block, float*
 }  // namespace
 
 extern const EvalKernels PATHNET_EVAL_KERNELS = {
-    load_image,      store_image,  pack_conv,  conv_workspace_floats,
+    load_image,      store_image,  pack_conv,  Products::kFew, conv_workspace_floats,
     convolve_images, split_phases, affine_relu};
 
 }  // namespace pathnet

@@ -102,11 +102,8 @@ inline void pack_pixel_weights(const WeightView& w, int64_t block, float* u) {
           values[i][k] = source[k * w.out_stride + i * w.in_stride];
     }
     for (int i = 0; i < kBlock; ++i)
-      for (int r = 0; r < kBlock; r += kLanes) {
-        const Vector scale =
-            w.scale == nullptr ? Vector{} + 1.0f : load(w.scale + block * kBlock + r);
-        store(to + (c + i) * wide * kBlock + r, scale * load(values[i] + r));
-      }
+      for (int r = 0; r < kBlock; r += kLanes)
+        store(to + (c + i) * wide * kBlock + r, load(values[i] + r));
   }
 }
 

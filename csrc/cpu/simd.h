@@ -34,6 +34,17 @@ PATHNET_INLINE void store_loose(float* p, Vector v) { *reinterpret_cast<LooseVec
 
 PATHNET_INLINE Vector relu(Vector v) { return v < 0.0f ? Vector{} : v; }  // NaN stays NaN
 
+// a * b + c, rounded once where the instructions have it.
+PATHNET_INLINE Vector multiply_add(float a, Vector b, Vector c) {
+#if PATHNET_LANES == 16
+  return (Vector)_mm512_fmadd_ps(_mm512_set1_ps(a), (__m512)b, (__m512)c);
+#elif PATHNET_LANES == 8
+  return (Vector)_mm256_fmadd_ps(_mm256_set1_ps(a), (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
 // One bit a lane: v > 0.
 PATHNET_INLINE unsigned positive(Vector v) {
 #if PATHNET_LANES == 16

@@ -31,10 +31,11 @@ void fold_norms(Plan& plan) {
   plan.for_convs([&](ConvNorm& step) {
     float *scale = free, *shift = free + room(step.conv.out_channels) / 2;
     free += room(step.conv.out_channels);
-    step.conv.bias = shift;
-    if (!step.has_norm) return;
-    fold(step.norm, scale, shift);
-    step.view.scale = scale;
+    step.conv.scale = scale, step.conv.bias = shift;
+    if (step.has_norm)
+      fold(step.norm, scale, shift);
+    else
+      std::fill(scale, shift, 1.0f);
   });
   for (Block& block : plan.blocks) {
     if (block.form != Form::kPreact || !block.runs) continue;
@@ -47,7 +48,7 @@ void fold_norms(Plan& plan) {
 
 void pack(const EvalKernels& kernels, const ConvNorm& step, float* packed) {
   for (int64_t block = 0; block < step.conv.out_blocks(); ++block)
-    kernels.pack(step.view, step.conv, block, packed);
+    kernels.pack(step.conv, block, packed);
 }
 
 void pack_weights(Plan& plan) {
@@ -69,7 +70,7 @@ void pack_weights(Plan& plan) {
   });
   torch::stable::parallel_for(0, parts.size(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      plan.kernels->pack(parts[i].step->view, parts[i].step->conv, parts[i].block, parts[i].packed);
+      plan.kernels->pack(parts[i].step->conv, parts[i].block, parts[i].packed);
   });
 }
 

@@ -42,15 +42,14 @@ class Reader {
     check(kernel == 1 || stride <= 2, name, " is 3x3 and has the stride ", stride,
           ", but 3x3 convolutions must have a stride of 1 or 2.");
     ConvNorm result;
-    result.view = {weight.const_data_ptr<float>(),
-                   out_channels,
-                   in_channels,
-                   weight.stride(0),
-                   weight.stride(1),
-                   weight.stride(2),
-                   weight.stride(3),
-                   nullptr};
     result.conv = {in_channels, out_channels, kernel, stride};
+    result.conv.view = {weight.const_data_ptr<float>(),
+                        out_channels,
+                        in_channels,
+                        weight.stride(0),
+                        weight.stride(1),
+                        weight.stride(2),
+                        weight.stride(3)};
     return result;
   }
 

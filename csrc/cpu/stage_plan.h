@@ -27,7 +27,6 @@ struct Norm {
 
 // A convolution with the batch norm that follows it, if one does.
 struct ConvNorm {
-  WeightView view;
   bool has_norm = false;
   Norm norm;
   Conv conv;

@@ -11,8 +11,8 @@ int64_t floats_of(const Conv& conv) {
 }
 
 WeightView view(const Tensor& weight) {
-  return {data(weight),     weight.size(0),   weight.size(1),   weight.stride(0),
-          weight.stride(1), weight.stride(2), weight.stride(3), nullptr};
+  return {data(weight),     weight.size(0),   weight.size(1),  weight.stride(0),
+          weight.stride(1), weight.stride(2), weight.stride(3)};
 }
 
 template <typename Pack>

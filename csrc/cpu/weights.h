@@ -10,15 +10,16 @@
 namespace pathnet {
 namespace {
 
-// Rows of G g
+// Rows of G g. What is fused stands here and is not left to the compiler, so that every use rounds
+// alike.
 PATHNET_INLINE void weight_rows(const Vector g[3], Vector u[6]) {
   constexpr float kOverA = 1.0f / (2.0f * kA2 * (kA2 - kB2)),
                   kOverB = 1.0f / (2.0f * kB2 * (kB2 - kA2));
-  const Vector even_a = kOverA * g[0] + (kOverA * kA2) * g[2], odd_a = (kOverA * kA) * g[1];
-  const Vector even_b = kOverB * g[0] + (kOverB * kB2) * g[2], odd_b = (kOverB * kB) * g[1];
+  const Vector even_a = multiply_add(kOverA, g[0], (kOverA * kA2) * g[2]);
+  const Vector even_b = multiply_add(kOverB, g[0], (kOverB * kB2) * g[2]);
   u[0] = g[0] * (1.0f / (kA2 * kB2)), u[5] = g[2];
-  u[1] = even_a + odd_a, u[2] = even_a - odd_a;
-  u[3] = even_b + odd_b, u[4] = even_b - odd_b;
+  u[1] = multiply_add(kOverA * kA, g[1], even_a), u[2] = multiply_add(-kOverA * kA, g[1], even_a);
+  u[3] = multiply_add(kOverB * kB, g[1], even_b), u[4] = multiply_add(-kOverB * kB, g[1], even_b);
 }
 
 // Rows of G^T u, the adjoint of weight_rows
@@ -123,12 +124,9 @@ PATHNET_INLINE void transform_weight_block(const WeightView& w, const Taps& taps
   for (int64_t c = 0; c < round_up(w.in, kBlock); ++c) {
     if (c % kBlock == 0) gather_taps(w, block * kBlock, c, values);
     for (int r = 0; r < kRegisters; ++r) {
-      const Vector scale =
-          w.scale == nullptr ? Vector{} + 1.0f : load(w.scale + block * kBlock + r * kLanes);
       Vector g[9];
       for (int tap = 0; tap < 9; ++tap)
-        g[tap] =
-            taps[tap] < 0 ? Vector{} : scale * load(values.at[c % kBlock][taps[tap]] + r * kLanes);
+        g[tap] = taps[tap] < 0 ? Vector{} : load(values.at[c % kBlock][taps[tap]] + r * kLanes);
       transform_weight(g, [&](int position, Vector v)
                               __attribute__((always_inline)) { put(c, r, position, v); });
     }

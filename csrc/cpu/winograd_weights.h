@@ -23,7 +23,6 @@ struct WeightView {
   const float* data;
   int64_t out, in;
   int64_t out_stride, in_stride, row_stride, column_stride;
-  const float* scale;  // of each output channel, zeros up to a whole block; or null
 };
 
 // Where the transformed weights stand among those of several phases: first block, and blocks in
