@@ -123,6 +123,19 @@ def test_bits_do_not_depend_on_threads_or_batch():
 
 
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="the extension is not compiled")
+@pytest.mark.parametrize("channels", [16, 20, 64])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("form", ["basic", "preact"])
+def test_few_tiles_give_the_bits_of_many(form, memory_format, channels, poisoned):
+    """One image of up to four tiles runs on weights as they are, several images on packed ones."""
+    stage = make_stage(form, channels=channels, width=channels, stride=1).to(memory_format=memory_format)
+    for size in ((4, 4), (8, 8), (3, 7), (5, 12)):
+        x = torch.randn(6, channels, *size)
+        together = run("cpu", x, stage)
+        assert torch.equal(torch.cat([run("cpu", image, stage) for image in x.split(1)]), together)
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the extension is not compiled")
 def test_the_registered_op_passes_opcheck():
     stage, x = make_stage("preact", "conv").requires_grad_(False), torch.randn(2, 16, 8, 8)
     with Recorder() as recorder:
