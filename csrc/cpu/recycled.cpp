@@ -83,23 +83,32 @@ void give_back(void* piece, void* bytes) {
   pieces().give_back(piece, reinterpret_cast<size_t>(bytes));
 }
 
+std::vector<int64_t> strides_of(torch::headeronly::IntHeaderOnlyArrayRef sizes,
+                                torch::headeronly::MemoryFormat format) {
+  if (format == torch::headeronly::MemoryFormat::ChannelsLast)
+    return {sizes[1] * sizes[2] * sizes[3], 1, sizes[1] * sizes[3], sizes[1]};
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t d = sizes.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes[d];
+  return strides;
+}
+
 #endif
 
 }  // namespace
 
-Tensor allocate_recycled(torch::headeronly::IntHeaderOnlyArrayRef sizes, const std::string& name) {
+Tensor allocate_recycled(torch::headeronly::IntHeaderOnlyArrayRef sizes, const std::string& name,
+                         torch::headeronly::MemoryFormat format) {
 #if PATHNET_RECYCLES
   size_t floats = 1;
   for (const int64_t size : sizes) floats *= static_cast<size_t>(size);
   if (torch_from_blob == nullptr || floats * sizeof(float) < kSmallest)
-    return allocate(sizes, name);
+    return allocate(sizes, name, format);
   const size_t bytes = (floats * sizeof(float) + kLargePage - 1) & ~(kLargePage - 1);
   void* piece = pieces().take(bytes);
   if (piece == nullptr) piece = new_piece(bytes);
-  if (piece == nullptr) return allocate(sizes, name);  // says why not
+  if (piece == nullptr) return allocate(sizes, name, format);  // says why not
 
-  std::vector<int64_t> strides(sizes.size(), 1);
-  for (size_t d = sizes.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes[d];
+  const std::vector<int64_t> strides = strides_of(sizes, format);
   AtenTensorHandle tensor;
   const AOTITorchError error = torch_from_blob(
       piece, static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0,
@@ -111,7 +120,7 @@ Tensor allocate_recycled(torch::headeronly::IntHeaderOnlyArrayRef sizes, const s
   }
   return Tensor(tensor);
 #else
-  return allocate(sizes, name);
+  return allocate(sizes, name, format);
 #endif
 }
 

@@ -10,7 +10,9 @@ namespace pathnet {
 
 // A new float tensor in recycled memory; `name` says what it is for. At most 1 GiB waits for its
 // next use; the rest goes back to the system. Before torch 2.11, which lets no tensor own foreign
-// memory, this is an ordinary allocation.
-Tensor allocate_recycled(torch::headeronly::IntHeaderOnlyArrayRef sizes, const std::string& name);
+// memory, this is an ordinary allocation. The format is Contiguous or ChannelsLast.
+Tensor allocate_recycled(
+    torch::headeronly::IntHeaderOnlyArrayRef sizes, const std::string& name,
+    torch::headeronly::MemoryFormat format = torch::headeronly::MemoryFormat::Contiguous);
 
 }  // namespace pathnet

@@ -10,6 +10,7 @@ from pathnet.blocks.residual import (
     ResidualBlock,
 )
 from pathnet.blocks.stage import Stage
+from pathnet.blocks.stem import run_stem
 
 __all__ = [
     "BLOCKS",
@@ -20,4 +21,5 @@ __all__ = [
     "ResidualBlock",
     "Stage",
     "run_modules",
+    "run_stem",
 ]

@@ -9,7 +9,7 @@ import torch
 
 from pathnet import extension
 
-SCHEMA_VERSION = 3  # compiled into the extension too; raise it with every change of a schema below
+SCHEMA_VERSION = 4  # compiled into the extension too; raise it with every change of a schema below
 
 SCHEMAS = (
     # A stage of gated blocks in evaluation, batch norm folded. csrc/cpu/stage_eval.cpp
@@ -27,6 +27,13 @@ SCHEMAS = (
     "stage_train_bwd(Tensor grad_y, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] norms, Tensor[] running,"
     " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants, bool has_skip, bool[] needs)"
     " -> Tensor[]",
+    # Batch norm, ReLU and 3x3 max pooling of stride 2, float32, u and y in channels_last. csrc/cpu/stem_train.cpp
+    # norm: weight, bias; running: mean, variance, which moves in place if `update`; winners: a byte a value of y.
+    "stem_train_fwd(Tensor u, Tensor[] norm, Tensor(a!)[] running, bool batch_stats, bool update, float eps,"
+    " float momentum) -> (Tensor y, Tensor winners, Tensor state)",
+    # The gradients of weight and bias, and that of u if it is needed.
+    "stem_train_bwd(Tensor grad_y, Tensor u, Tensor winners, Tensor state, Tensor weight, bool batch_stats,"
+    " bool needs_u) -> Tensor[]",
     # The compute capability of the kernel that runs on x's GPU, for the doctor. csrc/cuda/probe.cu
     "probe(Tensor x) -> Tensor",
     # A stage whose gates are known only when the graph runs, by the reference. pathnet/ops/stage_traced.py

@@ -106,7 +106,7 @@ def supports_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None)
     if not extension.available():
         return extension.why_not()
     unfit_block = (reason for block in blocks if (reason := _unfit(block)))
-    return _unfit_mode() or _unfit_input(x) or _unfit_route(route) or next(unfit_block, None) or _unfit_sides(x, blocks)
+    return unfit_mode() or unfit_input(x) or _unfit_route(route) or next(unfit_block, None) or _unfit_sides(x, blocks)
 
 
 def loses_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
@@ -128,7 +128,7 @@ def loses_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) ->
     return None
 
 
-def _unfit_input(x: Tensor) -> str | None:
+def unfit_input(x: Tensor) -> str | None:
     if x.device.type != "cpu":
         return f"x is on {x.device}, and this kernel reads CPU memory"
     if x.dtype != torch.float32:
@@ -136,7 +136,7 @@ def _unfit_input(x: Tensor) -> str | None:
     return "x holds no image" if len(x) == 0 else None
 
 
-def _unfit_mode() -> str | None:
+def unfit_mode() -> str | None:
     if torch.compiler.is_compiling():
         return "in a compiled graph gates are data, and this kernel reads them on the host"
     if torch.is_autocast_enabled("cpu"):
@@ -164,11 +164,11 @@ def _unfit(block: Block) -> str | None:
         return "the residual branch is not one of the known forms (basic, preact, bottleneck) of plain layers"
     convs = [layer for layer in block.residual if isinstance(layer, Conv)]
     norms = [layer for layer in block.residual if isinstance(layer, Norm)]
-    unfit_layer = next(filter(None, (*map(unfit_conv, convs), *map(_unfit_norm, norms))), None)
+    unfit_layer = next(filter(None, (*map(unfit_conv, convs), *map(unfit_norm, norms))), None)
     return unfit_layer or _unfit_shape(form, convs)
 
 
-def _unfit_norm(norm: Norm) -> str | None:
+def unfit_norm(norm: Norm) -> str | None:
     if any(t is None or t.dtype != torch.float32 for t in norm[:4]):
         return "a batch norm has no affine weights, tracks no statistics, or is not in float32"
     if norm.batch_stats and norm.momentum is None:

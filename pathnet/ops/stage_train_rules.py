@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pathnet.gates import Gate
+from pathnet.ops.one_by_one import batch_one_by_one
 from pathnet.ops.schemas import library
 from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, by_block, strides
 
@@ -62,27 +63,6 @@ def _like(x: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
-# ---- several incoming gradients at once: torch.vmap, and is_grads_batched of torch.autograd.grad --------------------
-
-
-def _bwd_vmap(info, in_dims, grad_y, *rest):
-    grads = _one_by_one(grad_y.movedim(in_dims[0], 0), *rest)
-    return grads, [0] * len(grads)
-
-
-def _bwd_batched(grad_y, *rest):
-    level = torch._C._vmapmode_increment_nesting() - 1
-    torch._C._vmapmode_decrement_nesting()
-    grads = _one_by_one(torch._remove_batch_dim(grad_y, level, 0, 0), *rest)
-    return [torch._add_batch_dim(grad, 0, level) for grad in grads]
-
-
-def _one_by_one(grads_y: Tensor, *rest) -> list[Tensor]:
-    each = [torch.ops.pathnet.stage_train_bwd(grad_y, *rest) for grad_y in grads_y.unbind(0)]
-    return [torch.stack(grads) for grads in zip(*each, strict=True)]
-
-
 torch.library.register_fake("pathnet::stage_train_fwd", _fwd_fake, lib=library)
 torch.library.register_fake("pathnet::stage_train_bwd", _bwd_fake, lib=library)
-torch.library.register_vmap("pathnet::stage_train_bwd", _bwd_vmap, lib=library)
-library.impl("stage_train_bwd", _bwd_batched, "Batched")
+batch_one_by_one("stage_train_bwd")

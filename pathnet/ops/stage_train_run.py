@@ -10,6 +10,7 @@ from torch import Tensor
 
 import pathnet.ops.stage_train_rules  # noqa: F401  # what PyTorch must know of the ops
 from pathnet.gates import Gate
+from pathnet.ops.once import differentiable_once
 from pathnet.ops.stage_train_forms import by_block, form_of
 from pathnet.reference import Block, Conv, Norm, Step
 from pathnet.reference.block import RESIDUAL_FLOW
@@ -98,28 +99,11 @@ class _StageTrainRun(torch.autograd.Function):
         with torch.no_grad():
             wanted = iter(torch.ops.pathnet.stage_train_bwd(grad_y, *arguments))
         grads = [next(wanted) if need else None for need in needs]
-        if torch.is_grad_enabled():
-            grads = _Once.apply(torch.zeros((), requires_grad=True), *grads)
-        return *grads[:2], None, None, *grads[2:]
+        grad_x, grad_skip, *others = differentiable_once(grads)
+        return grad_x, grad_skip, None, None, *others
 
 
 def _with_gates(weights: Sequence[Tensor], layout: Layout) -> Iterator[tuple[Tensor, int]]:
     """Each convolution's weight with the gate of its block."""
     for gate, own in zip(layout.blocks[2::3], by_block(layout.blocks[::3], weights), strict=True):
         yield from ((weight, gate) for weight in own)
-
-
-class _Once(torch.autograd.Function):
-    """Gradients that cannot be differentiated again, and say so."""
-
-    @staticmethod
-    def forward(ctx, anchor, *grads):
-        ctx.set_materialize_grads(False)
-        return tuple(None if grad is None else grad.view_as(grad) for grad in grads)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        raise RuntimeError(
-            "the CPU kernels of stage_train have no second derivative; run the forward inside "
-            "pathnet.use_backend('reference')"
-        )

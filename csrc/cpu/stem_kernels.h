@@ -1,0 +1,52 @@
+#pragma once
+// What the passes over a stem need to know, for every instruction set: batch norm, ReLU and max
+// pooling behind the first convolution, in training.
+//
+// Batches stand in memory as [images, height, width, channels] floats, channels a multiple of 16.
+// The kernels work on one row of pixels of the batch, counted through all images, so that sums do
+// not depend on how rows are shared out.
+#include <cstdint>
+
+#include "train_kernels.h"
+
+namespace pathnet {
+
+// 3x3 windows of stride 2 with a padding of 1.
+constexpr int64_t kWindow = 3;
+constexpr int64_t pooled(int64_t side) { return (side + 1) / 2; }
+
+// Which of the nine taps of a window, row by row, has its maximum; or that no tap is above 0.
+constexpr int32_t kNoWinner = kWindow * kWindow;
+
+struct Stem {
+  int64_t images = 0, height = 0, width = 0, channels = 0;
+  const float* u = nullptr;     // the convolution's output
+  float* sums = nullptr;        // [rows, kSums, channels], as those of images in train_kernels.h
+  AffineRelu norm;              // in the forward
+  float* y = nullptr;           // the pooled values
+  uint8_t* winners = nullptr;   // a byte a pooled value
+  const float* mean = nullptr;  // in the backward
+  NormGradient gradient;        // g is that of y
+  float* du = nullptr;
+
+  int64_t rows() const { return images * height; }
+  int64_t pooled_rows() const { return images * pooled(height); }
+};
+
+// One function each for a row of u, but `pool` for a row of y.
+struct StemKernels {
+  void (*sum_up)(const Stem&, int64_t row);
+  void (*pool)(const Stem&, int64_t row);
+  void (*sum_up_gradient)(const Stem&, int64_t row);
+  void (*pass_back)(const Stem&, int64_t row);
+};
+
+extern const StemKernels kPortableStemKernels;
+#if defined(__x86_64__)
+extern const StemKernels kAvx2StemKernels;
+extern const StemKernels kAvx512StemKernels;
+#endif
+
+const StemKernels& stem_kernels();
+
+}  // namespace pathnet
