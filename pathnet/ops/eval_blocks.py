@@ -82,12 +82,12 @@ def _numbers(block: Block) -> tuple[int, ...]:
 
 
 def _widest(block: Block, kernel: int) -> int:
-    convs = (layer for layer in block.residual if isinstance(layer, Conv))
-    return max((len(conv.weight) for conv in convs if conv.weight.shape[-1] == kernel), default=0)
+    convs = [layer for layer in block.residual if isinstance(layer, Conv)]
+    return max([len(conv.weight) for conv in convs if conv.weight.shape[-1] == kernel], default=0)
 
 
 def _stride(block: Block) -> int:
-    return max((layer.stride[0] for layer in block.residual if isinstance(layer, Conv)), default=1)
+    return max([layer.stride[0] for layer in block.residual if isinstance(layer, Conv)], default=1)
 
 
 def _unfit(block: Block) -> str | None:

@@ -122,7 +122,7 @@ def loses_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) ->
         )
     bottlenecks = [block for block in blocks if form_of(block) in (BOTTLENECK, PREACT_BOTTLENECK)]
     layers = (layer for block in bottlenecks for layer in block.residual if isinstance(layer, Conv))
-    widest = max((len(conv.weight) for conv in layers if conv.weight.shape[-1] == 3), default=0)
+    widest = max([len(conv.weight) for conv in layers if conv.weight.shape[-1] == 3], default=0)
     if widest > WIDEST_BOTTLENECK:
         return f"bottlenecks with 3x3 convolutions of {widest} channels train faster by the vendor library"
     return None
