@@ -1,4 +1,4 @@
-"""Memory of a step: what is kept for the backward, and the peak of what is allocated."""
+"""Memory of a step: what is kept for the backward."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.cases import TRAINING, Case
 from benchmarks.providers import CHANNELS_LAST, PATHNET, Provider, Shared
@@ -32,22 +31,6 @@ def saved_bytes(step: Callable[[], object], module: nn.Module) -> int:
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         step()
     return sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in owned)
-
-
-def peak_bytes(step: Callable[[], object]) -> int:
-    """Return the peak of tensor memory during one step above what was allocated before it.
-
-    It is the largest running sum over the profiler's allocation events, of which none is sampled or lost.
-    Scratch that a library takes outside PyTorch's allocator (oneDNN's packing buffers) is not seen.
-    """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
 
 
 def kept_by_gates(block: str, batch: int = 4, size: int = 32) -> dict[str, dict[str, float]]:

@@ -1,15 +1,16 @@
-"""Memory of the training steps: bytes kept for the backward and peak of tensor memory, against eager."""
+"""Memory of the training steps: bytes kept for the backward and the peak of the process, against eager."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-from benchmarks.memory import kept_by_gates, peak_bytes, saved_bytes
+from benchmarks.memory import kept_by_gates, saved_bytes
+from benchmarks.peak import peak_bytes
 from benchmarks.providers import ALL_BLOCKS, CHANNELS_LAST, PATHNET, Shared, rivals
 
 
 def test_memory(benchmark, whole_net_step):
-    """Count, exactly, what one step keeps and what it holds at its peak."""
+    """Count, exactly, what one step keeps, and measure what it holds at its peak."""
     shared = Shared.of(whole_net_step)
     ours = shared.pathnet()
     eager = {name: p for name, p in rivals(shared, compiled=False).items() if name in (CHANNELS_LAST, ALL_BLOCKS)}
@@ -18,8 +19,7 @@ def test_memory(benchmark, whole_net_step):
         provider.step()  # momentum buffers exist from here on
         provider.module.zero_grad()
         saved = saved_bytes(provider.step, provider.module)
-        provider.module.zero_grad()
-        figures[name] = {"saved": saved, "peak": peak_bytes(provider.step)}
+        figures[name] = {"saved": saved, "peak": peak_bytes(whole_net_step, name)}
     benchmark.pedantic(ours.step, rounds=1)
     benchmark.extra_info.update(kind="memory", case=asdict(whole_net_step), bytes=figures)
 

@@ -29,8 +29,8 @@ may pass this floor. "Reached" is the higher floor over pathnet's time.
 """
 RATIOS = "Compare ratios, not milliseconds: other work on the machine leaves them nearly intact."
 MEMORY = """Kept: the distinct storages that autograd saves for the backward, without parameters.
-Peak: the largest running sum of PyTorch's allocations in one step, above what stood before it;
-scratch of libraries is not seen. Below 1 pathnet needs less.
+Peak: by how much the resident memory of a fresh process grows at most in its first step, scratch of
+libraries and gradients of weights included. Below 1 pathnet needs less.
 """
 BLOCKS = """What three neighbours with identity shortcuts keep together under one gate, between FULL blocks, in T,
 the bytes of one activation of their stage: the difference to the same net without them.
