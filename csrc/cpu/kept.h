@@ -4,7 +4,7 @@
 #include <memory>
 #include <utility>
 
-#include "../check.h"
+#include "recycled.h"
 
 namespace pathnet {
 
@@ -18,7 +18,7 @@ class Keeper {
     std::unique_ptr<Tensor> kept(place_.exchange(nullptr));
     if (kept != nullptr && kept->size(0) >= floats) return kept;
     kept.reset();  // before the new one, so that both are never there
-    return std::make_unique<Tensor>(allocate({floats}, name));
+    return std::make_unique<Tensor>(allocate_recycled({floats}, name));
   }
 
   void give_back(std::unique_ptr<Tensor> memory) {

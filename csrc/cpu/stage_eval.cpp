@@ -93,7 +93,7 @@ Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales
   const auto format = suggests_channels_last(x) ? torch::headeronly::MemoryFormat::ChannelsLast
                                                 : torch::headeronly::MemoryFormat::Contiguous;
   const std::array<int64_t, 4> sizes = {images, plan.out.channels, plan.out.height, plan.out.width};
-  Tensor out = allocate(sizes, "stage_eval: the output", format);
+  Tensor out = allocate_recycled(sizes, "stage_eval: the output", format);
   if (images == 0) return out;
 
   find_runs(plan, switches, images);
