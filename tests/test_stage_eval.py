@@ -165,16 +165,11 @@ def test_a_forced_backend_says_why_it_cannot(change, words):
         run("cpu", torch.randn(2, 16, 8, 8), stage)
 
 
-@pytest.mark.parametrize(("channels", "images", "why"), [(144, 7, "28 tiles of 4x4"), (144, 8, None), (128, 1, None)])
+@pytest.mark.parametrize(("channels", "images", "why"), [(144, 1, "2 tiles of 4x4"), (144, 2, None), (128, 1, None)])
 def test_wide_convolutions_over_few_tiles_go_to_the_vendor_library(channels, images, why):
     stage = make_stage("basic", channels=channels, width=channels, stride=1).eval()
-    reason = LOSES["cpu"](torch.randn(images, channels, 7, 8), specs(stage))
+    reason = LOSES["cpu"](torch.randn(images, channels, 4, 8), specs(stage))
     assert reason is None if why is None else why in reason
-
-
-def test_bottlenecks_of_very_many_channels_go_to_the_vendor_library():
-    stage = make_stage("bottleneck", channels=16, width=264, stride=1, blocks=1).eval()
-    assert "to 1056 channels" in LOSES["cpu"](torch.randn(1, 16, 8, 8), specs(stage))
 
 
 def test_unused_gate_values_mean_on():

@@ -28,8 +28,7 @@ class Facts(NamedTuple):
     batch_stats: bool  # a norm uses the statistics of the batch
     unfit: str | None  # why the kernel cannot run it; then there are no numbers
     stride: int
-    widest: int  # channels of its widest 3x3 convolution ...
-    expanded: int  # ... and of its widest 1x1 convolution, 0 without one
+    widest: int  # channels of its widest 3x3 convolution
     tensors: list[Tensor]  # of the convolutions and norms
     numbers: tuple[int, ...]  # form, stride, shortcut, zero channels before
     eps: list[float]  # of the norms
@@ -59,8 +58,7 @@ def _facts(block: Block) -> Facts:
         any(norm.batch_stats for norm in norms),
         unfit,
         _stride(block),
-        _widest(block, 3),
-        _widest(block, 1),
+        _widest(block),
         [tensor for layer in layers for tensor in _tensors(layer)],
         () if unfit else _numbers(block),
         [norm.eps for norm in norms],
@@ -81,9 +79,9 @@ def _numbers(block: Block) -> tuple[int, ...]:
     return form, _stride(block), shortcut, before
 
 
-def _widest(block: Block, kernel: int) -> int:
+def _widest(block: Block) -> int:
     convs = [layer for layer in block.residual if isinstance(layer, Conv)]
-    return max([len(conv.weight) for conv in convs if conv.weight.shape[-1] == kernel], default=0)
+    return max([len(conv.weight) for conv in convs if conv.weight.shape[-1] == 3], default=0)
 
 
 def _stride(block: Block) -> int:

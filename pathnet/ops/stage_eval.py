@@ -64,8 +64,6 @@ def loses_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = None) 
         return None
     _, _, h, w = x.shape
     for facts in facts_of(blocks):
-        if facts.expanded > WIDEST_EXPANDED:
-            return f"1x1 convolutions to {facts.expanded} channels are faster in the vendor library than in this kernel"
         h, w = -(-h // facts.stride), -(-w // facts.stride)
         tiles = len(x) * -(-h // TILE) * -(-w // TILE)
         if facts.widest > WIDE and tiles < FEWEST_TILES:
@@ -77,8 +75,7 @@ def loses_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = None) 
 
 
 TILE = 4  # side of what one Winograd tile puts out
-WIDEST_EXPANDED = 1024  # channels that a bottleneck puts out
-WIDE, FEWEST_TILES = 128, 32  # more channels than this ask for so many tiles
+WIDE, FEWEST_TILES = 128, 4  # more channels than this ask for so many tiles
 MULTIPLY_BF16 = ("avx512_bf16", "amx")  # instruction sets (csrc/cpu/isa.h)
 LOSES = {"cpu": loses_cpu}
 SUPPORTS = {"cpu": supports_cpu, "reference": lambda *call: None}
