@@ -11,7 +11,7 @@ from torch import nn
 from training_cases import WINOGRAD, Kinks, _joint_error
 
 from pathnet import PathResNet, extension, use_backend
-from pathnet.blocks import run_stem
+from pathnet.blocks import run_imagenet_stem
 
 pytestmark = pytest.mark.skipif(not extension.available(), reason="the extension is not compiled")
 
@@ -33,7 +33,7 @@ def step(backend: str, stem: nn.ModuleList, u: torch.Tensor, update: bool = True
     """One forward and backward of a copy: the output, every gradient and the buffers that are left."""
     stem, u = copy.deepcopy(stem), u.detach().requires_grad_()
     with use_backend(backend):
-        y = run_stem(*stem, u, update)
+        y = run_imagenet_stem(*stem, u, update)
     y.backward(torch.linspace(-1, 2, y.numel(), dtype=y.dtype).sin().view(y.shape))
     grads = {name: p.grad for name, p in stem.named_parameters()}
     return {"y": y.detach(), "u": u.grad, **grads, **dict(stem.named_buffers())}
@@ -44,7 +44,7 @@ def images(stem: nn.ModuleList, shape: tuple[int, ...], mean: float = 0.0) -> to
     for seed in range(1000):
         u = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) + mean
         with Kinks() as kinks, torch.no_grad():
-            run_stem(*double(stem), u.double(), False)
+            run_imagenet_stem(*double(stem), u.double(), False)
         if kinks.nearest > 1e-5:
             return u
     raise AssertionError(f"every batch of shape {shape} has a ReLU near its kink; take a smaller one")
@@ -129,13 +129,13 @@ def test_only_what_is_asked_for_gets_a_gradient(training):
     stem, u = make_stem().train(training), torch.randn(2, 16, 9, 8)
     whole = step("cpu", stem, u)
     stem[1].bias.requires_grad_(False)
-    run_stem(*stem, u, False).backward(torch.linspace(-1, 2, whole["y"].numel()).sin().view(whole["y"].shape))
+    run_imagenet_stem(*stem, u, False).backward(torch.linspace(-1, 2, whole["y"].numel()).sin().view(whole["y"].shape))
     assert stem[1].bias.grad is None and torch.equal(stem[1].weight.grad, whole["1.weight"])
 
 
 def test_several_incoming_gradients_at_once():
     stem, u = make_stem(), torch.randn(2, 16, 9, 8, requires_grad=True)
-    y = run_stem(*stem, u, True)
+    y = run_imagenet_stem(*stem, u, True)
     incoming = torch.randn(3, *y.shape)
     one_by_one = torch.stack([torch.autograd.grad(y, u, g, retain_graph=True)[0] for g in incoming])
     together = torch.autograd.grad(y, u, incoming, is_grads_batched=True, retain_graph=True)[0]
@@ -145,7 +145,7 @@ def test_several_incoming_gradients_at_once():
 
 def test_a_second_derivative_is_refused_in_a_sentence():
     u = torch.randn(2, 16, 9, 8, requires_grad=True)
-    first = torch.autograd.grad(run_stem(*make_stem(), u, True).sum(), u, create_graph=True)[0]
+    first = torch.autograd.grad(run_imagenet_stem(*make_stem(), u, True).sum(), u, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="no second derivative; run the forward inside pathnet.use_backend"):
         first.square().sum().backward()
 
@@ -155,7 +155,7 @@ def test_the_registered_ops_pass_opcheck():
         for training in (True, False):
             for needs_u in (True, False):
                 u = torch.randn(3, 16, 10, 7, requires_grad=needs_u)
-                run_stem(*make_stem().train(training), u, True).square().sum().backward()
+                run_imagenet_stem(*make_stem().train(training), u, True).square().sum().backward()
     assert len(recorder.calls) == 8
     for func, args in recorder.calls:
         detached = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, args)

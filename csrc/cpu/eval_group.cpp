@@ -88,7 +88,7 @@ void Group::run(int64_t first, int64_t images) {
 void Group::sort(int64_t block, int64_t first, int64_t images) {
   runs_.clear(), rests_.clear(), scales_.clear();
   for (int64_t i = 0; i < images; ++i) {
-    const bool runs = switches_.runs(first + i, block);
+    const bool runs = !plan_.blocks[block].is_stem() && switches_.runs(first + i, block);
     (runs ? runs_ : rests_).push_back(i);
     if (runs) scales_.push_back(switches_.scale(first + i, block));
   }
@@ -121,7 +121,7 @@ void Group::convolve(const ConvNorm& step, const Images& in, const Images& out,
 void Group::run_shortcut(const Block& block, int64_t images) {
   reshaped(next_, images, block.out);
   for (const auto* indices : {&runs_, &rests_}) {
-    const bool relu = indices == &rests_ && block.form != Form::kPreact;
+    const bool relu = indices == &rests_ && block.post_activation();
     if (block.shortcut == Shortcut::kConv) {
       convolve(block.projection, pick(stream_, *indices), pick(next_, *indices), {relu});
     } else {

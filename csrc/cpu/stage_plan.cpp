@@ -117,8 +117,20 @@ void read_branch(Block& block, int64_t index, Reader& reader) {
       branch.push_back(reader.conv_norm(index, channels(), stride));
       branch.push_back(reader.conv_norm(index, channels(), 1));
       break;
+    case Form::kStem:
+    case Form::kPlainStem:
+      break;  // they have none
   }
   block.out = {(block.in.height - 1) / stride + 1, (block.in.width - 1) / stride + 1, channels()};
+}
+
+void read_stem(Block& block, int64_t index, Reader& reader) {
+  check(block.shortcut == Shortcut::kConv && block.stride == 1, "stage_eval: block ", index,
+        " is a stem, so it must have shortcut 2 and stride 1, but it has shortcut ",
+        static_cast<int64_t>(block.shortcut), " and stride ", block.stride, '.');
+  block.projection = block.form == Form::kStem ? reader.conv_norm(index, block.in.channels, 1)
+                                               : reader.conv(index, block.in.channels, 1);
+  block.out = {block.in.height, block.in.width, block.projection.conv.out_channels};
 }
 
 void read_shortcut(Block& block, int64_t index, Reader& reader) {
@@ -149,7 +161,7 @@ void read_shortcut(Block& block, int64_t index, Reader& reader) {
 Block read_block(const int64_t* integers, int64_t index, const Shape& in, Reader& reader) {
   const auto [form, stride, shortcut, pad_before] =
       std::tie(integers[0], integers[1], integers[2], integers[3]);
-  check(form >= 0 && form <= 2, "stage_eval: blocks must give form 0, 1 or 2 for block ", index,
+  check(form >= 0 && form <= 4, "stage_eval: blocks must give a form of 0 to 4 for block ", index,
         ", got ", form, '.');
   check(stride >= 1 && stride <= kMaxSide, "stage_eval: blocks must give a stride of 1 to ",
         kMaxSide, " for block ", index, ", got ", stride, '.');
@@ -162,8 +174,12 @@ Block read_block(const int64_t* integers, int64_t index, const Shape& in, Reader
   block.stride = stride;
   block.pad_before = pad_before;
   block.in = in;
-  read_branch(block, index, reader);
-  read_shortcut(block, index, reader);
+  if (block.is_stem()) {
+    read_stem(block, index, reader);
+  } else {
+    read_branch(block, index, reader);
+    read_shortcut(block, index, reader);
+  }
   return block;
 }
 
@@ -175,6 +191,8 @@ int64_t floats(int64_t height, int64_t width, int64_t blocks) {
 // convolution has the input's size, and its phases together are hardly larger.
 int64_t image_floats(const Block& block) {
   int64_t most = floats(block.in.height, block.in.width, blocks_of(block.in.channels));
+  if (block.is_stem())
+    return std::max(most, floats(block.out.height, block.out.width, blocks_of(block.out.channels)));
   for (const ConvNorm& step : block.branch) {
     most = std::max(most, floats(block.in.height, block.in.width, step.conv.out_blocks()));
     if (step.conv.reads_phases())

@@ -9,7 +9,9 @@
 
 namespace pathnet {
 
-enum class Form { kBasic, kPreact, kBottleneck };
+// A stem has no residual function and is its shortcut, a 3x3 convolution of stride 1: with batch
+// norm and ReLU, or, before pre-activation blocks, alone.
+enum class Form { kBasic, kPreact, kBottleneck, kStem, kPlainStem };
 enum class Shortcut { kIdentity, kPad, kConv };
 
 // A vector of channels with any stride.
@@ -48,6 +50,9 @@ struct Block {
   std::vector<ConvNorm> branch;  // the residual function
   ConvNorm projection;           // where shortcut == kConv
   bool runs = false;             // for at least one image
+
+  bool is_stem() const { return form == Form::kStem || form == Form::kPlainStem; }
+  bool post_activation() const { return form != Form::kPreact && form != Form::kPlainStem; }
 };
 
 // Per image and block: does it run, and with which multiplier.

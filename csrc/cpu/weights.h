@@ -115,6 +115,18 @@ inline void gather_taps(const WeightView& w, int64_t out, int64_t in, TapBlock& 
   }
 }
 
+// Calls for what gather_taps will read of the k-th of 16 output channels from `out` on: its lines lie
+// too far apart for the processor to foresee them. Behind the last input channels come the output
+// channels that follow.
+PATHNET_INLINE void call_taps(const WeightView& w, int64_t out, int64_t in, int64_t k) {
+  if (in >= w.in) in = 0, out += kBlock;
+  if (out + k >= w.out) return;
+  const float* source = w.data + (out + k) * w.out_stride + in * w.in_stride;
+  for (int tap = 0; tap < 9; ++tap)  // or 9 lines of 16 channels whose taps touch
+    __builtin_prefetch(source + (taps_touch(w) ? tap * kBlock
+                                               : tap / 3 * w.row_stride + tap % 3 * w.column_stride));
+}
+
 // The output block `block` of w: calls put(c, r, position, value) for every input channel c, whole
 // blocks of them, and register r.
 template <typename Put>
@@ -123,6 +135,7 @@ PATHNET_INLINE void transform_weight_block(const WeightView& w, const Taps& taps
   TapBlock values;
   for (int64_t c = 0; c < round_up(w.in, kBlock); ++c) {
     if (c % kBlock == 0) gather_taps(w, block * kBlock, c, values);
+    call_taps(w, block * kBlock, c / kBlock * kBlock + kBlock, c % kBlock);
     for (int r = 0; r < kRegisters; ++r) {
       Vector g[9];
       for (int tap = 0; tap < 9; ++tap)

@@ -10,7 +10,7 @@ from pathnet.blocks.residual import (
     ResidualBlock,
 )
 from pathnet.blocks.stage import Stage
-from pathnet.blocks.stem import run_stem
+from pathnet.blocks.stem import run_cifar_stem, run_imagenet_stem
 
 __all__ = [
     "BLOCKS",
@@ -20,6 +20,7 @@ __all__ = [
     "PreActBottleneckBlock",
     "ResidualBlock",
     "Stage",
+    "run_cifar_stem",
+    "run_imagenet_stem",
     "run_modules",
-    "run_stem",
 ]

@@ -1,16 +1,41 @@
-"""What stands before the blocks of an ImageNet net: a convolution, batch norm, ReLU and max pooling."""
+"""What stands before the blocks: a convolution, and what its kind of net puts behind it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from pathnet import backend
 from pathnet.blocks.describe import describe, has_hooks, run_modules
-from pathnet.ops.stem_train import stem_train, supports_cpu
-from pathnet.reference import Norm, Relu
+from pathnet.gates import Gate
+from pathnet.ops.stage_eval import stage_eval
+from pathnet.ops.stage_eval import supports_cpu as supports_eval
+from pathnet.ops.stem_train import stem_train
+from pathnet.ops.stem_train import supports_cpu as supports_train
+from pathnet.reference import Block, Norm, Relu
+from pathnet.route import Route
+
+_SHORTCUT_ALONE = Route(torch.full((1,), int(Gate.OFF), dtype=torch.int8), torch.ones(1, dtype=torch.float64))
 
 
-def run_stem(conv: nn.Module, norm: nn.Module, act: nn.Module, pool: nn.Module, x: Tensor, update: bool) -> Tensor:
+def run_cifar_stem(conv: nn.Module, norm: nn.Module | None, act: nn.Module | None, x: Tensor, update: bool) -> Tensor:
+    """Run a convolution, and batch norm and ReLU where there are any, on x.
+
+    Without a gradient they are a block of a stage that is its shortcut, and so one call of `stage_eval`.
+    """
+    modules = conv, norm, act
+    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        layers = describe(modules)
+        last = layers[-1] if isinstance(layers[-1], Relu) else None
+        stem = Block((), layers if last is None else layers[:-1], last)
+        if backend.forced() in (None, "cpu") and supports_eval(x, [stem]) is None:
+            return stage_eval(x, [stem], _SHORTCUT_ALONE)
+    return run_modules(modules, x, update)
+
+
+def run_imagenet_stem(
+    conv: nn.Module, norm: nn.Module, act: nn.Module, pool: nn.Module, x: Tensor, update: bool
+) -> Tensor:
     """Run the four on x; in training all behind the convolution is one op, where the CPU kernel takes it.
 
     `update` says whether running statistics move.
@@ -19,7 +44,7 @@ def run_stem(conv: nn.Module, norm: nn.Module, act: nn.Module, pool: nn.Module, 
     if not (torch.is_grad_enabled() and isinstance(first, Norm) and isinstance(second, Relu) and _is_plain(pool)):
         return run_modules((conv, norm, act, pool), x, update)
     u = run_modules((conv,), x, update)
-    if supports_cpu(u, first) is None:
+    if supports_train(u, first) is None:
         return stem_train(u, first, update)
     return run_modules((norm, act, pool), u, update)
 

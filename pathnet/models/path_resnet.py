@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from pathnet.blocks import BLOCKS, ResidualBlock, Stage, run_modules, run_stem
+from pathnet.blocks import BLOCKS, ResidualBlock, Stage, run_cifar_stem, run_imagenet_stem, run_modules
 from pathnet.blocks.shortcut import SHORTCUTS
 from pathnet.gates import Paths
 from pathnet.models.draws import Draws
@@ -171,10 +171,12 @@ class PathResNet(nn.Module):
 
     def stem(self, x: Tensor, update: bool = True) -> Tensor:
         """What stands before the blocks; `update` says whether running statistics move."""
-        if self.bn1 is not None and self.maxpool is not None:
-            return run_stem(self.conv1, self.bn1, self.relu, self.maxpool, x, update)
-        norm = () if self.bn1 is None else (self.bn1, self.relu)
-        return run_modules((self.conv1, *norm, self.maxpool), x, update)
+        if self.maxpool is None:
+            act = None if self.bn1 is None else self.relu
+            return run_cifar_stem(self.conv1, self.bn1, act, x, update)
+        if self.bn1 is not None:
+            return run_imagenet_stem(self.conv1, self.bn1, self.relu, self.maxpool, x, update)
+        return run_modules((self.conv1, self.maxpool), x, update)
 
     def through(self, x: Tensor, order: Sequence[int], route: Route | None = None) -> Tensor:
         """Run the blocks named in `order`, and no others, on x [N, C, H, W] as it stands before the first of them.

@@ -19,6 +19,10 @@ FORMS: dict[
     (Norm, Relu, Conv, Norm, Relu, Conv): NoneType,
     (Conv, Norm, Relu, Conv, Norm, Relu, Conv, Norm): Relu,
 }  # layers of f -> act
+STEMS: dict[tuple[type, ...], type] = {
+    (Conv, Norm): Relu,
+    (Conv,): NoneType,
+}  # the same of the shortcut of a block without f, numbered on from the forms
 IDENTITY, PAD, CONV = range(3)
 
 
@@ -72,11 +76,19 @@ def _tensors(layer: Layer) -> list[Tensor]:
 
 
 def _numbers(block: Block) -> tuple[int, ...]:
-    form = list(FORMS).index(tuple(type(layer) for layer in block.residual))
+    form = list(FORMS).index(_kinds(block.residual)) if block.residual else _stem_form(block)
     before = sum(layer.before for layer in block.shortcut if isinstance(layer, Pad))
     shortcut = _shortcut_kind(block)
     assert shortcut is not None  # _unfit has refused any other
     return form, _stride(block), shortcut, before
+
+
+def _stem_form(block: Block) -> int:
+    return len(FORMS) + list(STEMS).index(_kinds(block.shortcut))
+
+
+def _kinds(layers: Sequence[Layer]) -> tuple[type, ...]:
+    return tuple(type(layer) for layer in layers)
 
 
 def _widest(block: Block) -> int:
@@ -89,22 +101,36 @@ def _stride(block: Block) -> int:
 
 
 def _unfit(block: Block) -> str | None:
-    form = tuple(type(layer) for layer in block.residual)
-    if FORMS.get(form) is not type(block.act):
+    if not block.residual:
+        return _unfit_stem(block)
+    if FORMS.get(_kinds(block.residual)) is not type(block.act):
         return "the residual branch is not one of the known forms (basic, preact, bottleneck) of plain layers"
     if _shortcut_kind(block) is None:
         return "the shortcut is neither the identity, nor zero padding, nor a strided 1x1 convolution"
-    for layer in (*block.residual, *block.shortcut):
-        reason = (
-            unfit_conv(layer) if isinstance(layer, Conv) else _unfit_norm(layer) if isinstance(layer, Norm) else None
-        )
-        if reason:
-            return reason
+    reason = _unfit_layers((*block.residual, *block.shortcut))
+    if reason:
+        return reason
     strides = [layer.stride[0] for layer in block.residual if isinstance(layer, Conv)]
     strided = len(strides) - 2  # basic and preact stride their first convolution, bottlenecks the middle one
     if any(stride != 1 for i, stride in enumerate(strides) if i != strided):
         return f"the stride must stand on convolution {strided + 1} of the branch, but the strides are {strides}"
     return None
+
+
+def _unfit_stem(block: Block) -> str | None:
+    if STEMS.get(_kinds(block.shortcut)) is not type(block.act):
+        return "the stem is neither a convolution, batch norm and ReLU, nor a convolution alone"
+    conv = block.shortcut[0]
+    assert isinstance(conv, Conv)
+    if conv.weight.shape[-1] != 3 or conv.stride != (1, 1):
+        return f"the stem's convolution is not 3x3 of stride 1, but {conv.weight.shape[-1]}x of stride {conv.stride}"
+    return _unfit_layers(block.shortcut)
+
+
+def _unfit_layers(layers: Sequence[Layer]) -> str | None:
+    convs = (unfit_conv(layer) for layer in layers if isinstance(layer, Conv))
+    norms = (_unfit_norm(layer) for layer in layers if isinstance(layer, Norm))
+    return next(filter(None, (*convs, *norms)), None)
 
 
 def unfit_conv(conv: Conv) -> str | None:
@@ -131,7 +157,7 @@ def _unfit_norm(norm: Norm) -> str | None:
 
 
 def _shortcut_kind(block: Block) -> int | None:
-    kinds = tuple(type(layer) for layer in block.shortcut)
+    kinds = _kinds(block.shortcut)
     conv = (Conv, Norm) if block.act is not None else (Conv,)
     known: dict[tuple[type, ...], int] = {(): IDENTITY, (Pad,): PAD, conv: CONV}
     return known.get(kinds)

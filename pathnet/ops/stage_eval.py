@@ -74,6 +74,7 @@ def loses_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = None) 
     return None
 
 
+CONVS = (2, 2, 3, 0, 0)  # of the residual function, by form
 TILE = 4  # side of what one Winograd tile puts out
 WIDE, FEWEST_TILES = 128, 4  # more channels than this ask for so many tiles
 MULTIPLY_BF16 = ("avx512_bf16", "amx")  # instruction sets (csrc/cpu/isa.h)
@@ -104,8 +105,8 @@ def _fake(x, gates, scales, tensors, blocks, eps, precision):
     n, channels, h, w = x.shape
     weights = [t for t in tensors if t.dim() == 4]
     for form, stride, shortcut, _ in zip(*[iter(blocks)] * 4, strict=True):
-        branch = 3 if form == 2 else 2
-        channels, h, w = weights[branch - 1].shape[0], -(-h // stride), -(-w // stride)
+        branch = CONVS[form]
+        channels, h, w = weights[max(branch, 1) - 1].shape[0], -(-h // stride), -(-w // stride)
         weights = weights[branch + (shortcut == CONV) :]
     channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
