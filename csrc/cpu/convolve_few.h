@@ -64,8 +64,7 @@ void convolve_few(const Image* in, const Image& out, int64_t images, const Weigh
     for (int64_t c = 0; c < in_blocks; ++c) {
       TapBlock taps;
       gather_taps(weights, k * kBlock, c * kBlock, taps);
-      for (int64_t i = 0; i < kBlock; ++i)
-        call_taps(weights, k * kBlock, (c + 1) * kBlock, i);
+      for (int64_t i = 0; i < kBlock; ++i) call_taps(weights, k * kBlock, (c + 1) * kBlock, i);
       multiply_square(v, taps, m, c, k, std::make_integer_sequence<int, kPatch>());
     }
   scatter(m, out, 0, tiles, epilogue);

@@ -15,6 +15,8 @@ struct Conv {
   const float* scale = nullptr;    // batch norm, folded: output = convolution * scale + bias, ...
   const float* bias = nullptr;     // ... whole blocks of channels
 
+  // Sums of so few products are computed as they are, not by Winograd's transforms.
+  bool is_direct() const { return kernel == 3 && stride == 1 && in_channels <= 4; }
   // A 3x3 convolution of stride 2 reads the four phases of its input.
   bool reads_phases() const { return kernel == 3 && stride == 2; }
   int64_t in_blocks() const { return (reads_phases() ? 4 : 1) * blocks_of(in_channels); }

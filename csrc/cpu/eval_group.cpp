@@ -104,7 +104,7 @@ Group::Images Group::reshaped(Images& images, size_t count, const Shape& shape) 
 bool Group::is_small(const Conv& conv, const Images& out) const {
   const int64_t tiles =
       divide_up(out[0].height, Image::kTile) * divide_up(out[0].width, Image::kTile);
-  return conv.kernel == 3 && conv.stride == 1 &&
+  return conv.kernel == 3 && conv.stride == 1 && !conv.is_direct() &&
          static_cast<int64_t>(out.size()) * tiles <= plan_.kernels->few_tiles;
 }
 

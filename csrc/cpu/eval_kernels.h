@@ -3,6 +3,7 @@
 //   PATHNET_EVAL_KERNELS   name of the table that it defines
 //   PATHNET_EVAL_PRODUCTS  how it computes 3x3 convolutions: Float32Products, or as it comes with
 //   PATHNET_LANES          floats in one register
+#include "convolve_direct.h"
 #include "convolve_few.h"
 #include "eval.h"
 #include "eval_images.h"
@@ -69,6 +70,8 @@ template <bool kAdd, bool kRelu>
 void convolve_into(const Conv& conv, const Image* in, const Image* out, int64_t images,
                    const float* scales, float* workspace) {
   const Emit<kAdd, kRelu> emit{out, conv.scale, conv.bias, scales};
+  if (conv.is_direct())
+    return convolve_directly(in, out[0], images, conv.in_channels, conv.weights, emit);
   if constexpr (Products::kFew > 0)
     if (conv.kernel == 3 && conv.weights == nullptr)
       return convolve_few(in, out[0], images, conv.view, workspace, emit);
@@ -94,6 +97,7 @@ int64_t conv_workspace_floats(const Conv& conv) {
 
 void pack_conv(const Conv& conv, int64_t block, float* packed) {
   if (conv.kernel == 1) return pack_pixel_weights(conv.view, block, packed);
+  if (conv.is_direct()) return pack_direct_weights(conv.view, block, packed);
   Placement place{0, conv.in_blocks(), 0, conv.out_blocks()};
   if (!conv.reads_phases()) return Products::pack(conv.view, kPlainTaps, place, block, packed);
   for (const Phase& phase : kPhases) {

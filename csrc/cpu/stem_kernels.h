@@ -1,6 +1,6 @@
 #pragma once
-// What the passes over a stem need to know, for every instruction set: batch norm, ReLU and max
-// pooling behind the first convolution, in training.
+// What the passes over a stem need to know, for every instruction set: in training batch norm, ReLU
+// and max pooling behind the first convolution, in evaluation that convolution too.
 //
 // Batches stand in memory as [images, height, width, channels] floats, channels a multiple of 16.
 // The kernels work on one row of pixels of the batch, counted through all images, so that sums do
@@ -33,12 +33,27 @@ struct Stem {
   int64_t pooled_rows() const { return images * pooled(height); }
 };
 
+// The whole stem in evaluation, row by row.
+struct StemConv {
+  static constexpr int64_t kKernel = 7, kStride = 2, kIn = 3;
+  static constexpr int64_t kMostPixels = 16;  // that a kernel computes at once, and more than asked
+
+  int64_t width = 0, channels = 0;                // of the convolution's output, channels in blocks
+  int64_t row_floats = 0;                         // from one row of the padded image to the next
+  const float* weights = nullptr;                 // [kKernel * kKernel * kIn, channels]
+  const float *scale = nullptr, *bias = nullptr;  // the folded batch norm, of channels
+};
+
 // One function each for a row of u, but `pool` for a row of y.
 struct StemKernels {
   void (*sum_up)(const Stem&, int64_t row);
   void (*pool)(const Stem&, int64_t row);
   void (*sum_up_gradient)(const Stem&, int64_t row);
   void (*pass_back)(const Stem&, int64_t row);
+  // x: pixel (0, 0) of the padded image in the first of the kKernel rows that are read
+  void (*convolve_row)(const StemConv&, const float* x, float* out);
+  // y: a row of the pooled pixels, from `count` <= 3 rows of the convolution
+  void (*pool_row)(const StemConv&, const float* const rows[], int64_t count, float* y);
 };
 
 extern const StemKernels kPortableStemKernels;

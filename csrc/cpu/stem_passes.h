@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "simd.h"
+#include "stem_convolve.h"
 #include "stem_kernels.h"
 
 namespace pathnet {
@@ -182,6 +183,7 @@ void pass_back(const Stem& stem, int64_t row) {
 
 }  // namespace
 
-extern const StemKernels PATHNET_TABLE = {sum_up, pool, sum_up_gradient, pass_back};
+extern const StemKernels PATHNET_TABLE = {
+    sum_up, pool, sum_up_gradient, pass_back, convolve_stem_row, pool_stem_row};
 
 }  // namespace pathnet

@@ -115,16 +115,17 @@ inline void gather_taps(const WeightView& w, int64_t out, int64_t in, TapBlock& 
   }
 }
 
-// Calls for what gather_taps will read of the k-th of 16 output channels from `out` on: its lines lie
-// too far apart for the processor to foresee them. Behind the last input channels come the output
-// channels that follow.
+// Calls for what gather_taps will read of the k-th of 16 output channels from `out` on: its lines
+// lie too far apart for the processor to foresee them. Behind the last input channels come the
+// output channels that follow.
 PATHNET_INLINE void call_taps(const WeightView& w, int64_t out, int64_t in, int64_t k) {
   if (in >= w.in) in = 0, out += kBlock;
   if (out + k >= w.out) return;
   const float* source = w.data + (out + k) * w.out_stride + in * w.in_stride;
   for (int tap = 0; tap < 9; ++tap)  // or 9 lines of 16 channels whose taps touch
-    __builtin_prefetch(source + (taps_touch(w) ? tap * kBlock
-                                               : tap / 3 * w.row_stride + tap % 3 * w.column_stride));
+    __builtin_prefetch(source + (taps_touch(w)
+                                     ? tap * kBlock
+                                     : tap / 3 * w.row_stride + tap % 3 * w.column_stride));
 }
 
 // The output block `block` of w: calls put(c, r, position, value) for every input channel c, whole

@@ -10,11 +10,16 @@ from pathnet.blocks.describe import describe, has_hooks, run_modules
 from pathnet.gates import Gate
 from pathnet.ops.stage_eval import stage_eval
 from pathnet.ops.stage_eval import supports_cpu as supports_eval
+from pathnet.ops.stem_eval import stem_eval
+from pathnet.ops.stem_eval import supports_cpu as supports_eval_stem
 from pathnet.ops.stem_train import stem_train
 from pathnet.ops.stem_train import supports_cpu as supports_train
-from pathnet.reference import Block, Norm, Relu
+from pathnet.reference import Block, Conv, Norm, Relu
 from pathnet.route import Route
 
+FEWEST = (
+    3  # channels, rows, columns: sums of fewer products err too little for Winograd's transforms (docs/numerics.md)
+)
 _SHORTCUT_ALONE = Route(torch.full((1,), int(Gate.OFF), dtype=torch.int8), torch.ones(1, dtype=torch.float64))
 
 
@@ -36,17 +41,20 @@ def run_cifar_stem(conv: nn.Module, norm: nn.Module | None, act: nn.Module | Non
 def run_imagenet_stem(
     conv: nn.Module, norm: nn.Module, act: nn.Module, pool: nn.Module, x: Tensor, update: bool
 ) -> Tensor:
-    """Run the four on x; in training all behind the convolution is one op, where the CPU kernel takes it.
+    """Run the four on x: as one op in evaluation, in training all behind the convolution, where a CPU kernel takes it.
 
     `update` says whether running statistics move.
     """
-    first, second = (*describe((norm, act)), None, None)[:2]
-    if not (torch.is_grad_enabled() and isinstance(first, Norm) and isinstance(second, Relu) and _is_plain(pool)):
-        return run_modules((conv, norm, act, pool), x, update)
-    u = run_modules((conv,), x, update)
-    if supports_train(u, first) is None:
-        return stem_train(u, first, update)
-    return run_modules((norm, act, pool), u, update)
+    first, second, third = (*describe((conv, norm, act)), None, None, None)[:3]
+    if isinstance(second, Norm) and isinstance(third, Relu) and _is_plain(pool):
+        if torch.is_grad_enabled():
+            u = run_modules((conv,), x, update)
+            if supports_train(u, second) is None:
+                return stem_train(u, second, update)
+            return run_modules((norm, act, pool), u, update)
+        if isinstance(first, Conv) and supports_eval_stem(x, first, second) is None:
+            return stem_eval(x, first, second)
+    return run_modules((conv, norm, act, pool), x, update)
 
 
 def _is_plain(pool: nn.Module) -> bool:

@@ -129,7 +129,7 @@ def _unfit_stem(block: Block) -> str | None:
 
 def _unfit_layers(layers: Sequence[Layer]) -> str | None:
     convs = (unfit_conv(layer) for layer in layers if isinstance(layer, Conv))
-    norms = (_unfit_norm(layer) for layer in layers if isinstance(layer, Norm))
+    norms = (unfit_norm(layer) for layer in layers if isinstance(layer, Norm))
     return next(filter(None, (*convs, *norms)), None)
 
 
@@ -148,7 +148,7 @@ def unfit_conv(conv: Conv) -> str | None:
     return None
 
 
-def _unfit_norm(norm: Norm) -> str | None:
+def unfit_norm(norm: Norm) -> str | None:
     if norm.batch_stats:
         return "a batch norm uses batch statistics (it is in training mode or tracks none)"
     if any(t is None or t.dtype != torch.float32 for t in norm[:4]):

@@ -9,7 +9,7 @@ import torch
 
 from pathnet import extension
 
-SCHEMA_VERSION = 4  # compiled into the extension too; raise it with every change of a schema below
+SCHEMA_VERSION = 5  # compiled into the extension too; raise it with every change of a schema below
 
 SCHEMAS = (
     # A stage of gated blocks in evaluation, batch norm folded. csrc/cpu/stage_eval.cpp
@@ -34,6 +34,9 @@ SCHEMAS = (
     # The gradients of weight and bias, and that of u if it is needed.
     "stem_train_bwd(Tensor grad_y, Tensor u, Tensor winners, Tensor state, Tensor weight, bool batch_stats,"
     " bool needs_u) -> Tensor[]",
+    # ReLU(norm(7x7 convolution of stride 2)) and 3x3 max pooling of stride 2 in evaluation, float32.
+    # y is in channels_last. norm: weight, bias, mean, variance. csrc/cpu/stem_eval.cpp
+    "stem_eval(Tensor x, Tensor weight, Tensor[] norm, float eps) -> Tensor",
     # The compute capability of the kernel that runs on x's GPU, for the doctor. csrc/cuda/probe.cu
     "probe(Tensor x) -> Tensor",
     # A stage whose gates are known only when the graph runs, by the reference. pathnet/ops/stage_traced.py
