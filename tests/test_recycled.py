@@ -26,7 +26,7 @@ NET = make_stage("basic", stride=1, blocks=2).train()
 
 
 def images(seed: int) -> torch.Tensor:
-    """A batch of 2 MiB, from where on memory is recycled."""
+    """A batch of 2 MiB, whose memory is recycled in large pages."""
     return torch.randn(32, 16, 32, 32, generator=torch.Generator().manual_seed(seed)).requires_grad_()
 
 

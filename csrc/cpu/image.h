@@ -41,14 +41,14 @@ struct Image {
 
  private:
   void clear_border(int64_t block) const {
-    const int64_t pixel = kBlock * sizeof(float), row = row_stride() * sizeof(float);
-    const int64_t below = round_up(height, kTile) + 1 - height,
-                  right = round_up(width, kTile) + 1 - width;
+    constexpr int64_t kPixel = kBlock * sizeof(float);
+    const int64_t row = row_stride() * sizeof(float);
+    const int64_t bottom = round_up(height, kTile) + 1, right = round_up(width, kTile) + 1;
     std::memset(at(block, -1, -1), 0, row);
-    std::memset(at(block, height, -1), 0, below * row);
+    std::memset(at(block, height, -1), 0, (bottom - height) * row);
     for (int64_t i = 0; i < height; ++i) {
-      std::memset(at(block, i, -1), 0, pixel);
-      std::memset(at(block, i, width), 0, right * pixel);
+      std::memset(at(block, i, -1), 0, kPixel);
+      for (int64_t j = width; j < right; ++j) std::memset(at(block, i, j), 0, kPixel);
     }
   }
 };

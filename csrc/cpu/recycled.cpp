@@ -25,7 +25,8 @@ namespace {
 #if PATHNET_RECYCLES
 
 constexpr size_t kLargePage = size_t{1} << 21;
-constexpr size_t kSmallest = kLargePage;  // smaller tensors are the allocator's business
+constexpr size_t kPage = size_t{1} << 12;
+constexpr size_t kSmallest = size_t{1} << 16;  // smaller tensors are the allocator's business
 constexpr size_t kMostKept = size_t{1} << 30;
 
 // Pieces of memory that wait for their next use. Whoever finds the lock taken goes to the system:
@@ -72,10 +73,13 @@ Pieces& pieces() {
   return *pieces;
 }
 
+size_t page_for(size_t bytes) { return bytes < kLargePage ? kPage : kLargePage; }
+
 void* new_piece(size_t bytes) {
-  void* piece = std::aligned_alloc(kLargePage, bytes);
+  const size_t page = page_for(bytes);
+  void* piece = std::aligned_alloc(page, bytes);
   // refused where the system has no large pages, which is no error
-  if (piece != nullptr) madvise(piece, bytes, MADV_HUGEPAGE);
+  if (piece != nullptr && page == kLargePage) madvise(piece, bytes, MADV_HUGEPAGE);
   return piece;
 }
 
@@ -103,7 +107,8 @@ Tensor allocate_recycled(torch::headeronly::IntHeaderOnlyArrayRef sizes, const s
   for (const int64_t size : sizes) floats *= static_cast<size_t>(size);
   if (torch_from_blob == nullptr || floats * sizeof(float) < kSmallest)
     return allocate(sizes, name, format);
-  const size_t bytes = (floats * sizeof(float) + kLargePage - 1) & ~(kLargePage - 1);
+  const size_t page = page_for(floats * sizeof(float));
+  const size_t bytes = (floats * sizeof(float) + page - 1) & ~(page - 1);
   void* piece = pieces().take(bytes);
   if (piece == nullptr) piece = new_piece(bytes);
   if (piece == nullptr) return allocate(sizes, name, format);  // says why not

@@ -83,6 +83,12 @@ PATHNET_INLINE void stream(float* p, Vector v) {
 #endif
 }
 
+// The same where other lines are written before the rest of this one: part of a line alone costs
+// more past the caches than through them.
+PATHNET_INLINE void stream_line(float* p, Vector v) {
+  kRegisters == 1 ? stream(p, v) : store(p, v);
+}
+
 // Orders streamed stores before what follows: due before another thread reads them.
 PATHNET_INLINE void finish_streams() {
 #if defined(__x86_64__)

@@ -72,9 +72,10 @@ class Workers {
   void share(int64_t count, const Body& body) const {
     std::atomic<int64_t> next{0};
     const int64_t workers = std::min(workers_, count);
+    float* const memory = data(memory_);
     torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
       for (int64_t worker = begin; worker < end; ++worker)
-        for (int64_t i; (i = next++) < count;) body(i, data(memory_) + worker * floats_);
+        for (int64_t i; (i = next++) < count;) body(i, memory + worker * floats_);
     });
   }
 
@@ -95,9 +96,9 @@ Pass pass_of(const Conv& conv) {
 }
 
 // Sets one image's sums to zero, before a pass adds to them.
-inline void clear_sums(const Tensor& sums, int64_t image, const Extent& extent) {
+inline void clear_sums(float* sums, int64_t image, const Extent& extent) {
   const int64_t floats = kSums * extent.channels();
-  std::fill_n(data(sums) + image * floats, floats, 0.0f);
+  std::fill_n(sums + image * floats, floats, 0.0f);
 }
 
 }  // namespace pathnet::train

@@ -80,7 +80,7 @@ void BackwardPasses::run_chunk(BackwardConv pass, const Conv& conv, const Chunks
   for (int64_t first = chunk * chunks.images; first < end; first += chunks.group) {
     const int64_t count = std::min(chunks.group, end - first);
     for (int64_t n = first; n < first + count && pass.sums != nullptr; ++n)
-      clear_sums(sums_, n, pass.in_extent);
+      clear_sums(pass.sums, n, pass.in_extent);
     train_kernels().backward_conv(pass, first, count, plan_.images, workspace);
     pass.fresh = false;
   }

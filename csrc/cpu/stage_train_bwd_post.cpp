@@ -27,7 +27,7 @@ class PostBackward : BackwardPasses {
     pass.skip = data(g_);
     join(pass, b);
     workers_.share(plan_.images, [&](int64_t n, float*) {
-      clear_sums(sums_, n, pass.in_extent);
+      clear_sums(pass.sums, n, pass.in_extent);
       train_kernels().arrive(pass, n);
     });
   }

@@ -92,11 +92,7 @@ class Forward {
   // x_b -> norm, ReLU -> conv1 -> norm, ReLU -> conv2 ..., plus the shortcut: x_{b + 1}.
   void run_preact(int64_t b) {
     const Block& block = plan_.blocks[b];
-    if (b == 0 && block.norms[0].batch_stats)
-      workers_.share(plan_.images, [&](int64_t n, float*) {
-        clear_sums(sums_, n, block.in());
-        train_kernels().sum_up(data(x_), block.in(), n, data(sums_));
-      });
+    if (b == 0 && block.norms[0].batch_stats) sum_up(block.in());
     Batch u = x_;
     for (int64_t i = 0; i < block.size(); ++i) {
       finish(b, i);
@@ -113,6 +109,15 @@ class Forward {
     }
     keep_x(b);
     x_ = u;
+  }
+
+  void sum_up(const Extent& extent) {
+    const float* x = data(x_);
+    float* const sums = data(sums_);
+    workers_.share(plan_.images, [&](int64_t n, float*) {
+      clear_sums(sums, n, extent);
+      train_kernels().sum_up(x, extent, n, sums);
+    });
   }
 
   const Norm* first_norm_of(size_t b) const {
@@ -135,8 +140,8 @@ class Forward {
     if (norm != nullptr && norm->batch_stats) pass.sums = data(sums_);
     workers_.for_groups(plan_.images, group_images(conv.out),
                         [&](int64_t first, int64_t count, float* workspace) {
-                          for (int64_t n = first; n < first + count; ++n)
-                            clear_sums(sums_, n, conv.out);
+                          for (int64_t n = first; n < first + count && pass.sums != nullptr; ++n)
+                            clear_sums(pass.sums, n, conv.out);
                           train_kernels().forward_conv(pass, first, count, plan_.images, workspace);
                         });
     return out;

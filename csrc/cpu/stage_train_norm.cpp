@@ -6,31 +6,53 @@
 namespace pathnet::train {
 namespace {
 
-struct Moments {
-  double mean, var;
+// The values of a batch norm's tensor, asked once for where they stand.
+struct PerChannel {
+  float* data;
+  int64_t stride;
+  explicit PerChannel(const Tensor& tensor)
+      : data(static_cast<float*>(tensor.data_ptr())), stride(tensor.stride(0)) {}
+  float& operator[](int64_t channel) const { return data[channel * stride]; }
 };
 
-Moments merge(const float* sums, int64_t images, int64_t pixels, int64_t padded, int64_t channel) {
-  double count = 0.0, mean = 0.0, squares = 0.0;
-  const double n = static_cast<double>(pixels);
-  for (int64_t i = 0; i < images; ++i) {
-    const float* own = sums + i * kSums * padded + channel;
-    const double shift = own[0], sum = own[padded], square = own[2 * padded];
-    const double difference = shift + sum / n - mean, total = count + n;
-    squares += std::max(square - sum * sum / n, 0.0) + difference * difference * count * n / total;
-    mean += difference * n / total;
-    count = total;
+struct Moments {
+  std::vector<double> mean, var;
+};
+
+Moments running(const Norm& norm) {
+  const PerChannel mean(norm.mean), var(norm.var);
+  Moments moments{std::vector<double>(norm.channels()), std::vector<double>(norm.channels())};
+  for (int64_t c = 0; c < norm.channels(); ++c) moments.mean[c] = mean[c], moments.var[c] = var[c];
+  return moments;
+}
+
+Moments merge(const float* sums, int64_t images, int64_t pixels, int64_t padded) {
+  Moments moments{std::vector<double>(padded), std::vector<double>(padded)};
+  double *mean = moments.mean.data(), *squares = moments.var.data();
+  const double n = static_cast<double>(pixels), all = n * static_cast<double>(images);
+  for (int64_t i = 0; i < images; ++i, sums += kSums * padded) {
+    const float *shift = sums, *sum = sums + padded, *square = sums + 2 * padded;
+    const double count = n * static_cast<double>(i), part = n / (count + n);
+    for (int64_t c = 0; c < padded; ++c) {
+      const double own = sum[c] / n, difference = shift[c] + own - mean[c];
+      squares[c] +=
+          std::max(square[c] - sum[c] * own, 0.0) + difference * difference * count * part;
+      mean[c] += difference * part;
+    }
   }
-  return {mean, squares / count};
+  for (double& square : moments.var) square /= all;
+  return moments;
 }
 
-float* element(const Tensor& tensor, int64_t c) {
-  return static_cast<float*>(tensor.data_ptr()) + c * tensor.stride(0);
-}
-
-void move(const Tensor& running, int64_t c, double momentum, double value) {
-  float* at = element(running, c);
-  *at = static_cast<float>((1.0 - momentum) * *at + momentum * value);
+void move(const Norm& norm, const Moments& moments, double count) {
+  const PerChannel mean(norm.mean), var(norm.var);
+  const auto towards = [&](float& at, double value) {
+    at = static_cast<float>((1.0 - norm.momentum) * at + norm.momentum * value);
+  };
+  for (int64_t c = 0; c < norm.channels(); ++c) {
+    towards(mean[c], moments.mean[c]);
+    towards(var[c], moments.var[c] * count / (count - 1.0));
+  }
 }
 
 }  // namespace
@@ -39,22 +61,15 @@ void finish_norm(const Norm& norm, const float* sums, int64_t images, int64_t pi
                  const NormState& state) {
   const int64_t padded = round_up(norm.channels(), kBlock);
   std::fill(state.mean, state.mean + NormState::kRows * padded, 0.0f);
-  const double count = static_cast<double>(images * pixels);
+  const Moments moments = norm.batch_stats ? merge(sums, images, pixels, padded) : running(norm);
+  if (norm.batch_stats && norm.update) move(norm, moments, static_cast<double>(images * pixels));
+  const PerChannel weight(norm.weight), bias(norm.bias);
   for (int64_t c = 0; c < norm.channels(); ++c) {
-    Moments moments{*element(norm.mean, c), *element(norm.var, c)};
-    if (norm.batch_stats) {
-      moments = merge(sums, images, pixels, padded, c);
-      if (norm.update) {
-        move(norm.mean, c, norm.momentum, moments.mean);
-        move(norm.var, c, norm.momentum, moments.var * count / (count - 1.0));
-      }
-    }
-    const double rstd = 1.0 / std::sqrt(moments.var + norm.eps);
-    const double scale = *element(norm.weight, c) * rstd;
-    state.mean[c] = static_cast<float>(moments.mean);
+    const double rstd = 1.0 / std::sqrt(moments.var[c] + norm.eps), scale = weight[c] * rstd;
+    state.mean[c] = static_cast<float>(moments.mean[c]);
     state.rstd[c] = static_cast<float>(rstd);
     state.scale[c] = static_cast<float>(scale);
-    state.shift[c] = static_cast<float>(*element(norm.bias, c) - moments.mean * scale);
+    state.shift[c] = static_cast<float>(bias[c] - moments.mean[c] * scale);
   }
 }
 
@@ -64,14 +79,16 @@ NormBackward norm_backward(const Norm& norm, const NormState& state, const float
   NormBackward result;
   for (auto* row : {&result.a, &result.b, &result.c}) row->resize(padded / kBlock);
   float *row_a = result.a[0].of, *row_b = result.b[0].of, *row_c = result.c[0].of;
-  result.weight.resize(channels), result.bias.resize(channels);
+  std::vector<double>&products = result.weight, &totals = result.bias;
+  products.resize(channels), totals.resize(channels);
+  for (int64_t i = 0; i < images; ++i, sums += kSums * padded)
+    for (int64_t c = 0; c < channels; ++c) {
+      totals[c] += sums[padded + c];
+      products[c] += sums[2 * padded + c];
+    }
   const double count = static_cast<double>(images * pixels);
   for (int64_t c = 0; c < channels; ++c) {
-    double sum = 0.0, product = 0.0;
-    for (int64_t i = 0; i < images; ++i) {
-      sum += sums[(i * kSums + 1) * padded + c];
-      product += sums[(i * kSums + 2) * padded + c];
-    }
+    const double sum = totals[c], product = products[c];
     const double rstd = state.rstd[c], a = double{factor} * state.scale[c];
     result.weight[c] = factor * rstd * product;
     result.bias[c] = factor * sum;

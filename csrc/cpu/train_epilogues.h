@@ -75,7 +75,7 @@ struct ForwardEpilogue {
   PATHNET_INLINE void put(State& s, Vector u, int i, int j) const {
     const int64_t at = s.cursor.pixel(i, j);
     if constexpr (kAdd) u = load(pass.add_to + at) + pass.add_scale * u;
-    stream(pass.out + at, u);
+    stream_line(pass.out + at, u);
     if (i == 0 && j == 0 && s.fresh) store(s.sums, s.shift = u);
     const Vector v = u - s.shift;
     s.total.add(i, v, v * v);
@@ -120,7 +120,7 @@ struct BackwardEpilogue {
       g = keep(g, pass.alive[at / kBlock] >> (s.r * kLanes));
       s.total.add(i, g, g * (load(pass.value + at) - s.mean));
     }
-    stream(pass.out + at, g);
+    stream_line(pass.out + at, g);
   }
   PATHNET_INLINE void end(State& s, int64_t image, int64_t, int) const {
     if constexpr (kArrival != Arrival::kPlain)

@@ -105,7 +105,8 @@ inline void add_position(const Panel& v, const Panel& e, int position, const Rea
   OuterProduct p{v.data + position * v.position_stride + reach.first * v.block_stride,
                  e.data + position * e.position_stride,
                  e.block_stride,
-                 u + (position * in_blocks + reach.first) * kBlock * out_blocks * kBlock,
+                 u + position * position_floats(in_blocks, out_blocks) +
+                     reach.first * kBlock * out_blocks * kBlock,
                  out_blocks * kBlock,
                  tiles,
                  fresh};
@@ -131,7 +132,8 @@ inline int64_t weight_gradient_workspace_floats(int64_t in_blocks, int64_t out_b
 }
 
 // Adds the gradient of the weights that `images` images give to dU [positions, in, out channels],
-// or sets it. `phases`: as for convolve; what no tap of a phase needs of dU is left as it is.
+// its positions position_floats apart, or sets it. `phases`: as for convolve; what no tap of a
+// phase needs of dU is left as it is.
 template <typename Prefetch>
 void add_weight_gradient(const Image* in, const Image* gradient, int64_t images, float* workspace,
                          float* u, bool fresh, bool phases, Prefetch& ahead) {
@@ -157,9 +159,10 @@ void add_weight_gradient(const Image* in, const Image* gradient, int64_t images,
 inline void finish_weight_gradient(const float* u, int64_t in_channels, int64_t out_channels,
                                    float* gradient) {
   const int64_t floats = in_channels * out_channels;
+  const int64_t position_stride = position_floats(in_channels / kBlock, out_channels / kBlock);
   for (int64_t i = 0; i < floats; i += kLanes) {
     Vector g[9];
-    transform_weight_gradient(u + i, floats, g);
+    transform_weight_gradient(u + i, position_stride, g);
     for (int tap = 0; tap < 9; ++tap) store(gradient + tap * floats + i, g[tap]);
   }
 }

@@ -15,7 +15,7 @@ from pathnet.ops.eval_blocks import unfit_conv
 from pathnet.ops.parameters import layer_parameters
 from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, KERNELS, PREACT_BOTTLENECK, form_of, strides
 from pathnet.ops.stage_train_run import stage_train_run
-from pathnet.reference import Block, Conv, Norm, Step, host_steps
+from pathnet.reference import Block, Conv, Norm, Pad, Step, host_steps
 from pathnet.reference import block as reference_block
 from pathnet.reference.block import RESIDUAL_FLOW, SHORTCUT_FLOW
 from pathnet.reference.layers import Flow, Rows, run_layers
@@ -31,7 +31,8 @@ def stage_train_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None) -> 
         if step.gate is Gate.OFF:
             x = reference_block(x, spec, step)
         else:
-            x = stage_train_run(_with_even_sides(x, spec), _skip(x, spec, step), run)
+            x, shortcut = _with_even_sides(x, spec), _pad_shortcut(spec, step)
+            x = stage_train_run(x, shortcut or _skip(x, spec, step), run)
     return x
 
 
@@ -72,6 +73,12 @@ def _trains(spec: Block, step: Step) -> bool:
     flows = (spec.residual, RESIDUAL_FLOW), (spec.shortcut, SHORTCUT_FLOW)
     trained = [layers for layers, flow in flows if flow.get(step.gate) is Flow.TRAIN]  # type: ignore[arg-type]
     return any(p.requires_grad for layers in trained for p in layer_parameters(layers))
+
+
+def _pad_shortcut(spec: Block, step: Step) -> Pad | None:
+    """Option A as the shortcut of a block whose both ways give x a gradient, which the call then adds in place."""
+    both = SHORTCUT_FLOW[step.gate] is not Flow.NONE and RESIDUAL_FLOW[step.gate] is not Flow.NONE  # type: ignore[index]
+    return spec.shortcut[0] if both and len(spec.shortcut) == 1 and isinstance(spec.shortcut[0], Pad) else None
 
 
 def _skip(x: Tensor, spec: Block, step: Step) -> Tensor | None:

@@ -12,7 +12,7 @@ import pathnet.ops.stage_train_rules  # noqa: F401  # what PyTorch must know of 
 from pathnet.gates import Gate
 from pathnet.ops.once import differentiable_once
 from pathnet.ops.stage_train_forms import by_block, form_of
-from pathnet.reference import Block, Conv, Norm, Step
+from pathnet.reference import Block, Conv, Norm, Pad, Step
 from pathnet.reference.block import RESIDUAL_FLOW
 
 
@@ -35,8 +35,9 @@ class Run(NamedTuple):
     counters: list[Tensor]  # num_batches_tracked of each batch norm that moves
 
 
-def stage_train_run(x: Tensor, skip: Tensor | None, blocks: Sequence[tuple[Block, Step]]) -> Tensor:
-    """x [N, C, H, W] through blocks of one gate each, whose shortcut is the identity; h(x) is `skip` for the first."""
+def stage_train_run(x: Tensor, skip: Tensor | Pad | None, blocks: Sequence[tuple[Block, Step]]) -> Tensor:
+    """x [N, C, H, W] through blocks of one gate each, whose shortcut is the identity; for the first, h(x) is `skip` or
+    what that padding makes of x."""
     run = Run(Layout([], [], [], []), [], [], [], [])
     for spec, step in blocks:
         _append(run, spec, step)
@@ -44,7 +45,7 @@ def stage_train_run(x: Tensor, skip: Tensor | None, blocks: Sequence[tuple[Block
         torch._foreach_add_(run.counters, 1)
     if skip is not None and blocks[0][1].gate is Gate.FORWARD:
         x = x.detach()  # all gradient takes the shortcut
-    if not _recorded(x, skip, *run.weights, *run.norms):
+    if not _recorded(x, skip if isinstance(skip, Tensor) else None, *run.weights, *run.norms):
         run.layout.blocks[2::3] = [int(Gate.FORWARD)] * len(blocks)  # the same values, and the least is saved
     return _StageTrainRun.apply(x, skip, run.layout, run.running, *run.weights, *run.norms)
 
@@ -79,6 +80,8 @@ class _StageTrainRun(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, skip, layout, running, *params):
+        ctx.pad = skip if isinstance(skip, Pad) else None
+        skip = skip if ctx.pad is None else ctx.pad.pad(x)
         count = len(params) - len(running)  # a convolution has one parameter, a batch norm two of each kind
         weights, norms = params[:count], params[count:]
         y, saved = torch.ops.pathnet.stage_train_fwd(x, skip, weights, norms, running, *layout)
@@ -91,15 +94,20 @@ class _StageTrainRun(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_y):
-        needs = [*ctx.needs_input_grad[:2], *ctx.needs_input_grad[4:]]
+        needs_x, needs_skip, _, _, *needs_params = ctx.needs_input_grad
+        needs = [needs_x, needs_skip or (needs_x and ctx.pad is not None), *needs_params]
         x = torch.empty_strided(*ctx.like_x)  # tells shape and memory format; nobody reads it
         kept = iter(ctx.saved_tensors)
         weights = [next(kept) if w is None else w for w in ctx.unread]
         arguments = x, list(kept), weights, ctx.norms, ctx.running, *ctx.layout, ctx.has_skip, needs
         with torch.no_grad():
             wanted = iter(torch.ops.pathnet.stage_train_bwd(grad_y, *arguments))
-        grads = [next(wanted) if need else None for need in needs]
-        grad_x, grad_skip, *others = differentiable_once(grads)
+            grad_x, grad_skip, *others = [next(wanted) if need else None for need in needs]
+            if ctx.pad is not None:
+                if needs_x:
+                    ctx.pad.add_gradient(grad_x, grad_skip)
+                grad_skip = None
+        grad_x, grad_skip, *others = differentiable_once([grad_x, grad_skip, *others])
         return grad_x, grad_skip, None, None, *others
 
 

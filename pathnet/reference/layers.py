@@ -44,6 +44,13 @@ class Pad(NamedTuple):
     before: int
     after: int
 
+    def pad(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+    def add_gradient(self, grad_x: Tensor, grad_y: Tensor) -> None:
+        """Add to `grad_x`, in place, what `grad_y` gives it through `pad`."""
+        grad_x[:, :, :: self.stride, :: self.stride] += grad_y.narrow(1, self.before, grad_x.shape[1])
+
 
 Layer = Conv | Norm | Relu | Pad | nn.Module  # a Module stands for itself wherever a user changed the net
 
@@ -96,7 +103,7 @@ def _pointwise(layer: Conv | Relu | Pad, part: Rows) -> Tensor:
         weight, bias = flow.weights(layer.weight), flow.weights(layer.bias)
         return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
     if isinstance(layer, Pad):
-        return F.pad(x[:, :, :: layer.stride, :: layer.stride], (0, 0, 0, 0, layer.before, layer.after))
+        return layer.pad(x)
     return F.relu(x, layer.inplace)
 
 
