@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,9 +13,10 @@ import pytest
 import torch
 
 from pathnet import PathResNet
-from pathnet.analysis import Lesion
+from pathnet.analysis import evaluate
 from pathnet.cli.main import main
-from pathnet.study import experiments, findings, run
+from pathnet.study import experiments, findings, gradients, lesions, run
+from pathnet.study.parts import Part
 from pathnet.study.results import load_results
 
 TINY = ["study", "--net", "preact14", "--epochs", "1", "--trials", "2", "--samples", "2", "--images", "20"]
@@ -158,7 +161,7 @@ def no_report(monkeypatch):
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("experiment", ["delete_random", "gradients"])
 def test_interrupted_study_resumes_to_equal_results(tmp_path, monkeypatch, capsys, command, finished, experiment):
-    monkeypatch.setattr(experiments, "PATHS", 1)  # so that each length is a part
+    monkeypatch.setattr(gradients, "PATHS", 1)  # so that each length is a part
     parts = getattr(experiments.Experiments, experiment)
 
     def interrupted(self):
@@ -167,7 +170,7 @@ def test_interrupted_study_resumes_to_equal_results(tmp_path, monkeypatch, capsy
 
         first, second, *_ = parts(self)
         yield first
-        yield experiments.Part(second.keys, second.cost, interrupt)
+        yield Part(second.keys, second.cost, interrupt)
 
     with monkeypatch.context() as patch:
         patch.setattr(experiments.Experiments, experiment, interrupted)
@@ -186,8 +189,9 @@ def test_finished_study_is_not_measured_again(finished, monkeypatch, command):
     def refuse(*_, **__):
         raise AssertionError("measured again")
 
-    for name in ("evaluate", "delete_each", "delete_random", "reorder"):
-        monkeypatch.setattr(experiments, name, refuse)
+    monkeypatch.setattr(lesions, "evaluate", refuse)
+    monkeypatch.setattr(gradients, "PathGradients", refuse)
+    monkeypatch.setattr(gradients, "gradient_spectrum", refuse)
     before = load_results(finished / "results.json")
     assert main([*command, "--out", str(finished)]) == 0
     assert without_times(load_results(finished / "results.json")) == without_times(before)
@@ -195,12 +199,15 @@ def test_finished_study_is_not_measured_again(finished, monkeypatch, command):
 
 @pytest.mark.usefixtures("no_report")
 def test_loss_beyond_all_numbers_is_null_and_stops_nothing(tmp_path, monkeypatch, command):
-    monkeypatch.setattr(
-        experiments, "delete_each", lambda net, data, blocks: [Lesion((b,), 0.9, np.inf) for b in blocks]
-    )
+    def beyond(net, data, paths, **options):
+        results = evaluate(net, data, paths, **options)
+        return results if paths == [None] else [replace(result, loss=math.inf) for result in results]
+
+    monkeypatch.setattr(lesions, "evaluate", beyond)
     assert main([*command, "--out", str(tmp_path)]) == 0
-    document = load_results(tmp_path / "results.json")
-    assert document["nets"]["full"]["delete_each"]["3"] == {"deleted": [3], "error": 0.9, "loss": None}
+    net = load_results(tmp_path)["nets"]["full"]
+    assert net["delete_each"]["3"]["deleted"] == [3] and net["delete_each"]["3"]["loss"] is None
+    assert net["whole"]["0"]["loss"] > 0
 
 
 # ---- trained weights -------------------------------------------------------------------------------------------
@@ -264,10 +271,16 @@ def test_out_that_is_a_file_is_refused(tmp_path, capsys, command):
 
 
 def test_folder_of_another_study_is_refused(finished, capsys, command):
-    before = (finished / "results.json").read_bytes()
+    before = [(finished / name).read_bytes() for name in ("journal.jsonl", "results.json")]
     error = refused([*command, "--samples", "3", "--out", str(finished)], capsys)
-    assert "another study (samples 2 there, 3 here" in error
-    assert (finished / "results.json").read_bytes() == before
+    assert "another run (samples 2 there, 3 here" in error
+    assert [(finished / name).read_bytes() for name in ("journal.jsonl", "results.json")] == before
+
+
+def test_results_without_their_journal_are_left_alone(finished, tmp_path, capsys, command):
+    (tmp_path / "results.json").write_bytes((finished / "results.json").read_bytes())
+    assert "but not the journal.jsonl" in refused([*command, "--out", str(tmp_path)], capsys)
+    assert (tmp_path / "results.json").read_bytes() == (finished / "results.json").read_bytes()
 
 
 @pytest.mark.usefixtures("no_report")
@@ -286,11 +299,11 @@ def test_same_images_elsewhere_are_the_same_study(finished, tmp_path, npz, comma
         (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "nets"}), "'nets' is a required"),
     ],
 )
-def test_corrupt_results_are_refused_and_left_alone(tmp_path, capsys, command, finished, change, sentence):
+def test_corrupt_results_are_not_read(tmp_path, finished, change, sentence):
     text = change((finished / "results.json").read_text(encoding="utf-8"))
     (tmp_path / "results.json").write_text(text, encoding="utf-8")
-    assert sentence in refused([*command, "--out", str(tmp_path)], capsys)
-    assert (tmp_path / "results.json").read_text(encoding="utf-8") == text
+    with pytest.raises(ValueError, match=sentence):
+        load_results(tmp_path / "results.json")
 
 
 def test_diverged_training_stops_with_a_sentence(tmp_path, monkeypatch, capsys, command):

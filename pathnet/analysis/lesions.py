@@ -36,13 +36,16 @@ def delete_random(net: PathResNet, data: Data, counts: Iterable[int], trials: in
 
     A draw depends on `seed`, k and the trial alone. Source: Veit et al. 2016, section 4.2 and figure 5a.
     """
-    subsets = []
-    for count in counts:
-        if not 0 <= count <= net.num_blocks:
-            raise ValueError(f"counts must lie in 0..{net.num_blocks}, the blocks of the net, but one is {count}")
-        draw = np.random.default_rng([seed, count])
-        subsets += [tuple(sorted(draw.choice(net.num_blocks, count, replace=False).tolist())) for _ in range(trials)]
+    subsets = [subset for count in counts for subset in drawn_subsets(net.num_blocks, count, trials, seed)]
     return delete_all(net, data, subsets)
+
+
+def drawn_subsets(blocks: int, count: int, trials: int, seed: int) -> list[tuple[int, ...]]:
+    """`trials` draws of `count` of `blocks`, each without replacement and in order."""
+    if not 0 <= count <= blocks:
+        raise ValueError(f"counts must lie in 0..{blocks}, the blocks of the net, but one is {count}")
+    draw = np.random.default_rng([seed, count])
+    return [tuple(sorted(draw.choice(blocks, count, replace=False).tolist())) for _ in range(trials)]
 
 
 def delete_pairs(net: PathResNet, data: Data) -> list[Lesion]:
@@ -55,8 +58,13 @@ def delete_stage_starts(net: PathResNet, data: Data) -> list[Lesion]:
 
     These are the peaks of figure 3 of Veit et al. 2016.
     """
+    return delete_all(net, data, stage_starts(net))
+
+
+def stage_starts(net: PathResNet) -> list[tuple[int, ...]]:
+    """Each block whose shortcut changes the shape, and at last all of them."""
     starts = [index for index, block in enumerate(net.blocks) if not block.has_identity_shortcut]
-    return delete_all(net, data, [*((start,) for start in starts), tuple(starts)])
+    return [*((start,) for start in starts), tuple(starts)]
 
 
 def delete_all(net: PathResNet, data: Data, subsets: Sequence[Iterable[int]]) -> list[Lesion]:

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from pathnet.cli.resumable import is_first, resumable
+
 NAME = "study"
 HELP = "train a net, take it apart path by path, and write a report"
 SETTINGS = (
@@ -41,15 +43,11 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         settings = settings_from(args.quick, **{name: getattr(args, name) for name in SETTINGS})
-        report = run_study(settings, args.out)
+        with resumable(args.out):
+            report = run_study(settings, args.out)
     except (ValueError, Diverged) as error:
         print(f"pathnet study: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            f"\nInterrupted. What is finished stands in {args.out}; the same command resumes.",
-            file=sys.stderr,
-        )
-        return 130
-    print(f"Report: {report}")
+    if is_first():
+        print(f"Report: {report}")
     return 0

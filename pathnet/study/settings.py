@@ -10,8 +10,9 @@ import torch
 
 from pathnet import data as images
 from pathnet.models import PathResNet
+from pathnet.study.subject import net_of_weights
 
-NET_NAME = re.compile(r"(preact|basic)([0-9]+)")
+NET_NAME = re.compile(r"(preact|basic|bottleneck|preact_bottleneck|imagenet)([0-9]+)")
 LARGEST_SAMPLES = 1000
 
 
@@ -75,17 +76,31 @@ QUICK = Settings(
 
 
 def settings_from(quick: bool, **asked: Any) -> Settings:
-    """The default or the quick study, with everything that was asked for (not None) in place of its own."""
+    """The default or the quick study, with everything that was asked for (not None) in place of its own.
+
+    Weights say themselves which net they belong to.
+    """
     preset = QUICK if quick else Settings()
-    return replace(preset, **{name: value for name, value in asked.items() if value is not None})
+    wanted = {name: value for name, value in asked.items() if value is not None}
+    if "weights" in wanted and "net" not in wanted:
+        wanted["net"], _ = net_of_weights(wanted["weights"], wanted.get("shortcut", preset.shortcut))
+    return replace(preset, **wanted)
 
 
 def make_net(name: str, shortcut: str, data: images.ImageData, seed: int) -> PathResNet:
     """The net called `name` for these images, with weights drawn from `seed`."""
-    block, depth = net_name(name)
+    kind, depth = net_name(name)
+    imagenet = kind == "imagenet"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return PathResNet(depth, data.classes, block=block, shortcut=shortcut, in_channels=data.channels)
+        return PathResNet(
+            depth,
+            data.classes,
+            stem="imagenet" if imagenet else "cifar",
+            block=None if imagenet else kind,
+            shortcut=None if imagenet else shortcut,
+            in_channels=data.channels,
+        )
 
 
 def blocks_to_keep(settings: Settings, blocks: int) -> int:

@@ -1,0 +1,91 @@
+"""Results in a few lines for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from pathnet.study.subject import TITLE
+from pathnet.study.tables import NO_LESIONS
+
+Document = dict[str, Any]
+NAMES = {
+    "delete_each": "one block deleted",
+    "delete_pairs": "two blocks deleted, all pairs",
+    "delete_stage_starts": "blocks deleted that start a stage",
+    "delete_random": "random blocks deleted, {} at a time",
+    "reorder": "random pairs swapped, {} at a time",
+    "listed": "lesions of the list",
+}
+
+
+def mean_interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean of independent draws and its 95 % interval, by Student's t; the interval is NaN for a single draw."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return mean, math.nan, math.nan
+    reach = float(student_t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
+    return mean, mean - reach, mean + reach
+
+
+def lesion_summary(document: Document) -> str:
+    """The whole net, then a line for each list of lesions: the mean with its interval of draws, the range of others."""
+    net, data = document["nets"][TITLE], document["data"]
+    whole = net["whole"]["0"]
+    lines = [f"{document['net']['name']} on {data['evaluated']:,} images: error {_percent(whole['error'])}"]
+    for name, values in net.items():
+        if name != "whole" and name not in NO_LESIONS:
+            lines += _lines(name, values)
+    lost = sum(lesion["loss"] is None for lesion in _all(net))
+    if lost:
+        lines.append(f"{lost} of the lesions drive the loss beyond all numbers; it is null in the results")
+    return "\n".join(lines)
+
+
+def gradient_summary(document: Document) -> str:
+    """The slope of the drawn norms, the window of frequency times magnitude, and the exact shares."""
+    net = document["nets"][TITLE]
+    summary, spectrum = net["contribution"], net["spectrum"]["0"]
+    window, low_high = summary["window"], summary["slope_interval"]
+    shares = spectrum["shares"]
+    peak = int(np.argmax(shares))
+    return "\n".join(
+        [
+            f"{document['net']['name']}, one batch of {document['data']['evaluated']} images:",
+            f"a path's gradient changes by {summary['decades_per_block']:+.3f} decades for each block that it runs "
+            f"through (95 %: {low_high[0]:+.3f} to {low_high[1]:+.3f})",
+            f"95 % of frequency x magnitude lies in lengths {window['first']} to {window['last']}",
+            f"exact: length {peak} adds most to the gradient, {_percent(shares[peak])} of it; "
+            f"all lengths add up to it within {spectrum['mismatch']:.0e}",
+        ]
+    )
+
+
+def _lines(name: str, values: dict[str, Any]) -> Iterator[str]:
+    if not isinstance(next(iter(values.values())), list):
+        errors = {key: lesion["error"] for key, lesion in values.items()}
+        worst = max(errors, key=errors.__getitem__)
+        yield (
+            f"{NAMES[name]}: error {_percent(min(errors.values()))} to {_percent(errors[worst])} ({worst}), "
+            f"median {_percent(float(np.median(list(errors.values()))))}, {len(errors)} lesions"
+        )
+        return
+    for count, trials in values.items():
+        mean, low, high = mean_interval([trial["error"] for trial in trials])
+        interval = "" if math.isnan(low) else f" (95 %: {_percent(max(low, 0.0))} to {_percent(min(high, 1.0))})"
+        yield f"{NAMES[name].format(count)}: mean error {_percent(mean)}{interval}, {len(trials)} draws"
+
+
+def _all(net: Document) -> Iterator[dict[str, Any]]:
+    for name, values in net.items():
+        if name not in NO_LESIONS:
+            for value in values.values():
+                yield from value if isinstance(value, list) else [value]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
