@@ -25,7 +25,7 @@ def draw_figures(document: Document, folder: Path) -> None:
     """Write every figure that the results hold data for, as PNG and SVG, into `folder`."""
     writable_folder(folder, "out")
     for name, draw in FIGURES.items():
-        if name == "training" and not document["training"]:
+        if not _has_data(name, document):
             continue
         with style.plot_style():
             figure = Figure(figsize=style.WIDE)
@@ -36,9 +36,15 @@ def draw_figures(document: Document, folder: Path) -> None:
             write_atomically(folder / f"{name}.png", partial(save, format="png"))
 
 
+def _has_data(figure: str, document: Document) -> bool:
+    if figure == "training":
+        return bool(document["training"])
+    return figure == "lengths" or any(figure in net for net in document["nets"].values())
+
+
 def net_label(document: Document, title: str) -> str:
     """What a net is called in legends and tables."""
-    blocks, keep = document["net"]["blocks"], document["net"]["keep"]
+    blocks, keep = document["net"]["blocks"], document["net"].get("keep")
     names = {
         "full": "trained on all blocks",
         "effective": f"trained on {keep} of {blocks} blocks a step",

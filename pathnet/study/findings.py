@@ -38,25 +38,30 @@ def findings(document: Document) -> list[Finding]:
 
 def _errors(document: Document) -> Iterator[Finding]:
     for title, net in document["nets"].items():
+        if "whole" not in net:
+            continue
         paper = "5.96\u202f% (23 of 54)" if title == "effective" else "6.10\u202f%"
         error = percent(net["whole"]["0"]["error"])
         yield Finding(f"Test error, {net_label(document, title)}", error, paper)
 
 
 def _lesions(net: Document) -> Iterator[Finding]:
-    yield Finding("Deleting one block costs", _cost_of_one(net), "little, except where a stage starts")
+    if "delete_each" in net:
+        yield Finding("Deleting one block costs", _cost_of_one(net), "little, except where a stage starts")
     for count, paper in ((10, "about 20\u202f% (10 of 54)"), (20, "severe (20 of 54)")):
-        if str(count) in net["delete_random"]:
+        if str(count) in net.get("delete_random", {}):
             median = np.median([lesion["error"] for lesion in net["delete_random"][str(count)]])
             yield Finding(f"Median error with {count} random blocks deleted", percent(median), paper)
 
 
 def _paths(document: Document, net: Document) -> Iterator[Finding]:
     lengths = effective_window(path_length_distribution(document["net"]["blocks"]))
-    summary, window = net["contribution"], net["contribution"]["window"]
     yield Finding(
         "95\u202f% of the paths have a length of", f"{lengths.first} to {lengths.last} blocks", "19 to 35 blocks"
     )
+    if "contribution" not in net:
+        return
+    summary, window = net["contribution"], net["contribution"]["window"]
     yield Finding(
         "The gradient changes with the length of its path by",
         f"{_signed(summary['decades_per_block'], 2)} decades a block (95\u202f%: {_interval(summary)})",
@@ -76,19 +81,25 @@ def _paths(document: Document, net: Document) -> Iterator[Finding]:
 
 
 def observations(document: Document) -> dict[str, str]:
-    """One sentence for each figure: what this run shows, in figures."""
+    """One sentence for each figure that there are measurements for: what this run shows, in figures."""
     title, net = next(iter(document["nets"].items()))
     subject = f"the net {net_label(document, title)}" if title != "trained" else f"the {net_label(document, title)}"
+    sentences = {}
+    if "delete_each" in net:
+        whole = percent(net["whole"]["0"]["error"])
+        sentences["delete_each"] = f"Here {subject} errs on {whole} as it is; {_single_deletions(document, net)}"
+    if "delete_random" in net:
+        medians = _medians(net["delete_random"], "deleted blocks")
+        sentences["delete_random"] = f"Here the median error of {subject} is {medians}." + _cost_of_hits(net)
+    if "reorder" in net:
+        sentences["reorder"] = f"Here the median error of {subject} is {_medians(net['reorder'], 'swapped pairs')}."
+    return sentences | (_of_gradients(net) if "contribution" in net else {})
+
+
+def _of_gradients(net: Document) -> dict[str, str]:
     summary = net["contribution"]
     span = np.nanmax(means := _finite(summary["log10_mean_norms"])) - np.nanmin(means)
     return {
-        "delete_each": f"Here {subject} errs on {percent(net['whole']['0']['error'])} as it is; "
-        + _single_deletions(document, net),
-        "delete_random": f"Here the median error of {subject} is "
-        + _medians(net["delete_random"], "deleted blocks")
-        + "."
-        + _cost_of_hits(net),
-        "reorder": f"Here the median error of {subject} is " + _medians(net["reorder"], "swapped pairs") + ".",
         "gradients": f"Here the mean norm spans {span:.1f} decades, "
         f"{_signed(summary['decades_per_block'], 2)} for each block that the path runs through.",
         "contribution": f"Here lengths {summary['window']['first']} to {summary['window']['last']} hold "
@@ -135,6 +146,8 @@ def _medians(parts: Document, what: str) -> str:
 
 def _cost_of_hits(net: Document) -> str:
     """A sentence on the draws that hit one of the three costliest blocks; empty where these err no more than others."""
+    if "delete_each" not in net:
+        return ""
     singles = sorted(net["delete_each"].values(), key=lambda lesion: -lesion["error"])
     costliest = sorted(lesion["deleted"][0] for lesion in singles[:3])
     draws = {count: _hit_and_spared(lesions, costliest) for count, lesions in net["delete_random"].items()}

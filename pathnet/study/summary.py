@@ -21,6 +21,7 @@ NAMES = {
     "reorder": "random pairs swapped, {} at a time",
     "listed": "lesions of the list",
 }
+UNDRAWN = ("delete_pairs", "delete_stage_starts", "listed")
 
 
 def mean_interval(values: list[float]) -> tuple[float, float, float]:
@@ -37,13 +38,17 @@ def lesion_summary(document: Document) -> str:
     net, data = document["nets"][TITLE], document["data"]
     whole = net["whole"]["0"]
     lines = [f"{document['net']['name']} on {data['evaluated']:,} images: error {_percent(whole['error'])}"]
-    for name, values in net.items():
-        if name != "whole" and name not in NO_LESIONS:
-            lines += _lines(name, values)
+    lines += [line for name in NAMES if name in net for line in _lines(name, net[name])]
     lost = sum(lesion["loss"] is None for lesion in _all(net))
     if lost:
         lines.append(f"{lost} of the lesions drive the loss beyond all numbers; it is null in the results")
     return "\n".join(lines)
+
+
+def list_lines(document: Document) -> list[str]:
+    """A line for each list of lesions that has no figure of its own."""
+    nets = document["nets"].values()
+    return [line for net in nets for name in UNDRAWN if name in net for line in _lines(name, net[name])]
 
 
 def gradient_summary(document: Document) -> str:
