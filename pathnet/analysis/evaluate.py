@@ -90,7 +90,7 @@ def _batches(net: PathResNet, data: Data, batch_size: int, plan: Plan, memory: i
         if len(y):
             x, y = x.to(device), y.to(device)
             check_images(x, net)
-            size = min(batch_size, _images_within(memory, net, x[:1], plan.kept))
+            size = min(batch_size, images_within(memory, net, x[:1], plan))
             x = x.contiguous(memory_format=torch.channels_last)
             yield from zip(x.split(size), y.split(size), strict=True)
 
@@ -102,8 +102,9 @@ def _pairs(data: Data) -> Iterable[Sequence[Tensor]]:
     return data
 
 
-def _images_within(memory: int, net: PathResNet, image: Tensor, kept: int) -> int:
-    """Images whose activations, `kept` at a time, fit; those of the first stage are the largest of a net."""
+def images_within(memory: int, net: PathResNet, image: Tensor, plan: Plan) -> int:
+    """Images whose activations, as many as `plan` keeps, fit; those of the first stage are the largest of a net."""
+    kept = plan.kept
     expansion = net.num_features // (net.conv1.out_channels << (len(net.stages) - 1))
     stem = net.stem(image)
     need = kept * expansion * stem.numel() * stem.element_size()

@@ -18,6 +18,7 @@ LISTS = {
     "swaps": "reorder",
     "list": "listed",
 }  # options and the lists that they ask for
+MEBIBYTE = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         swaps=tuple(args.swaps or ()),
         trials=args.trials,
         entries=read_entries(args.list) if args.list else (),
-        memory=args.memory << 20,
+        memory=args.memory * MEBIBYTE,
         predictions=args.predictions,
     )
     with resumable(args.out):

@@ -34,13 +34,13 @@ class Journal:
         try:
             self._lock()
             found, self._end = _parse(path.read_bytes(), path)
-            header = _as_read({"journal": FORMAT, **header})
+            self._header = _as_read({"journal": FORMAT, **header})
             if found:
-                check_same_run(path, found[0], header)
+                _check_same_run(path, found[0], self._header)
             os.ftruncate(self._file, self._end)
             self.records = found[1:]
             if not found:
-                self._write(header)
+                self._write(self._header)
         except BaseException:
             self.close()
             raise
@@ -54,7 +54,7 @@ class Journal:
         """Append what the journal at `path`, of the same run, holds beyond this one, and remove it."""
         found, _ = _parse(path.read_bytes(), path)
         if found:
-            check_same_run(path, found[0], read_journal(self.path)[0])
+            _check_same_run(path, found[0], self._header)
         known = set(map(as_text, self.records))
         for record in found[1:]:
             if as_text(record) not in known:
@@ -100,7 +100,7 @@ def read_journal(path: Path) -> tuple[Record, list[Record]]:
     return found[0], found[1:]
 
 
-def check_same_run(path: Path, found: Record, header: Record) -> None:
+def _check_same_run(path: Path, found: Record, header: Record) -> None:
     """ValueError, naming what differs, where `found`, the header in the file `path`, is that of another run."""
     differences = [f"{name} {there} there, {here} here" for name, there, here in _differences(found, header)]
     if differences:

@@ -8,11 +8,13 @@ from functools import cached_property, partial
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pathnet.analysis import Evaluation, evaluate, kendall_tau
-from pathnet.analysis.evaluate import MEMORY
+from pathnet.analysis.evaluate import MEMORY, evaluation_mode, images_within
 from pathnet.analysis.lesions import drawn_subsets, stage_starts
+from pathnet.analysis.plan import Plan
 from pathnet.analysis.reorder import drawn_orders
 from pathnet.gates import Paths
 from pathnet.models import PathResNet
@@ -93,7 +95,13 @@ class Lesions:
         parts = math.ceil(len(keys) / NEIGHBOURS)
         for i in range(parts):
             part = keys[len(keys) * i // parts : len(keys) * (i + 1) // parts]
+            self._check_memory([entries[key].paths for key in part])
             yield Part(part, len(part), partial(self._measure, [entries[key] for key in part]))
+
+    def _check_memory(self, paths: Sequence[Paths]) -> None:
+        """Now, and not when others have been measured."""
+        with evaluation_mode(self.net), torch.inference_mode():
+            images_within(self.memory, self.net, self.tested[0][:1], Plan(self.net, paths))
 
     def _deleted(self, subset: tuple[int, ...]) -> Entry:
         return Entry(Paths.delete(self.net.num_blocks, subset), {"deleted": list(subset)})
