@@ -13,15 +13,22 @@ import pytest
 import torch
 
 from pathnet import PathResNet
-from pathnet.analysis import evaluate
+from pathnet.analysis import evaluate, reestimate_batch_norm
 from pathnet.cli.main import main
+from pathnet.data import load_digits
+from pathnet.samplers import KeepExactly
 from pathnet.study import experiments, findings, gradients, lesions, run
 from pathnet.study.parts import Part
 from pathnet.study.results import load_results
+from pathnet.study.rules import Rules
+from pathnet.study.settings import Settings, make_net
+from pathnet.study.trainings import trainings
 
 TINY = ["study", "--net", "preact14", "--epochs", "1", "--trials", "2", "--samples", "2", "--images", "20"]
-SECTIONS = ["summary", "done", "one", "several", "order", "lengths", "gradient", "effective", "training", "run"]
-FIGURES = ["delete_each", "delete_random", "reorder", "lengths", "gradients", "contribution", "spectrum", "training"]
+SECTIONS = ["summary", "done", "one", "several", "order", "lengths", "gradient", "effective", "training", "rules", "run"]
+FIGURES = [
+    "delete_each", "delete_random", "reorder", "lengths", "gradients", "contribution", "spectrum", "training", "rules",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +105,16 @@ def test_plots_stand_as_png_and_svg(finished):
     assert names == sorted(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg"))
 
 
-def test_results_hold_every_experiment_on_both_nets(finished):
+def test_results_hold_every_experiment_on_all_nets(finished):
     document = load_results(finished / "results.json")
     assert document["complete"] and document["schema"] == 1
     assert document["net"]["blocks"] == 6 and document["net"]["stage_starts"] == [2, 4]
     lesions = {"whole", "delete_each", "delete_random", "reorder"}
     assert set(document["nets"]["full"]) == lesions | {"gradients", "spectrum", "contribution"}
-    assert set(document["nets"]["effective"]) == lesions
+    assert set(document["nets"]["effective"]) == set(document["nets"]["depth"]) == lesions | {"rules"}
+    assert list(document["nets"]) == ["full", "depth", "effective", "vgg"]
+    control = document["nets"].pop("vgg")
+    assert set(control) == {"whole", "delete_each"} and len(control["delete_each"]) == 13
     for net in document["nets"].values():
         assert set(net["delete_each"]) == set("012345")
         assert {key: len(trials) for key, trials in net["delete_random"].items()} == dict.fromkeys("123456", 2)
@@ -124,12 +134,43 @@ def test_summary_quotes_the_results(finished):
     assert any(here.startswith(f"{window['first']} to {window['last']} blocks") for here in rows.values())
 
 
-def test_both_trainings_run_equally_many_blocks(finished):
+def test_trainings_of_the_residual_nets_run_equally_many_blocks(finished):
     document = load_results(finished / "results.json")
     assert document["net"]["keep"] == 3
-    assert {title: len(epochs) for title, epochs in document["training"].items()} == {"full": 1, "effective": 2}
+    epochs = {title: len(epochs) for title, epochs in document["training"].items()}
+    assert epochs == {"full": 1, "depth": 1, "effective": 2, "vgg": 1}
     text = re.sub(r"\s+", " ", (finished / "report.html").read_text(encoding="utf-8"))
-    assert "for 1 epoch on all blocks, and for 2 epochs on exactly 3 of its 6 blocks" in text
+    assert "for 1 epoch on all blocks; for 1 epoch with stochastic depth" in text
+    assert "for 2 epochs on exactly 3 of its 6 blocks" in text
+    wanted = trainings(Settings(epochs=8), load_digits())
+    assert {title: training.epochs for title, training in wanted.items()} == {
+        "full": 8, "depth": 11, "effective": 19, "vgg": 4,
+    }  # fmt: skip
+
+
+def test_trainings_start_from_the_same_weights():
+    full, depth, effective, _ = (training.net for training in trainings(Settings(net="preact14"), load_digits()).values())
+    for net in (depth, effective):
+        assert all(torch.equal(weight, net.get_parameter(name)) for name, weight in full.named_parameters())
+
+
+def test_rules_of_testing(finished):
+    """Each on a copy: the net that is measured otherwise stays as it was trained."""
+    data, net = load_digits(), make_net("preact14", "pad", load_digits(), 0)
+    net.paths = KeepExactly(3)
+    images = data.test[0][:40], data.test[1][:40]
+    before = {name: value.clone() for name, value in net.state_dict().items() if name != "_extra_state"}
+    (part,) = Rules(net, images, images).rules()
+    (errors,) = part.measure()
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+    (multiplied,) = evaluate(net, images, [None])
+    reestimate_batch_norm(net, images)
+    (both,) = evaluate(net, images, [None])
+    assert (errors["multiplier"], errors["both"]) == (multiplied.error, both.error)
+    net.paths = None
+    reestimate_batch_norm(net, images)
+    (statistics,) = evaluate(net, images, [None])
+    assert errors["statistics"] == statistics.error and list(Rules(net, images, images).rules()) == []
 
 
 def test_draws_that_hit_the_costliest_blocks_are_told_apart(finished):

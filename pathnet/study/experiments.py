@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from pathnet.analysis import GradientByLength, contribution
 from pathnet.data import ImageData
-from pathnet.models import PathResNet
+from pathnet.models import PathNet
 from pathnet.study.gradients import Gradients
 from pathnet.study.lesions import Lesions, finite
 from pathnet.study.parts import Part
@@ -20,7 +20,7 @@ from pathnet.study.subject import drawn_images
 class Experiments(Lesions):
     """Every measurement that a study makes on one trained net; each experiment yields its parts."""
 
-    def __init__(self, net: PathResNet, data: ImageData, settings: Settings) -> None:
+    def __init__(self, net: PathNet, data: ImageData, settings: Settings) -> None:
         super().__init__(
             net,
             drawn_images(data.test, settings.images, settings.seed),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
-from pathnet.analysis import effective_window, path_length_distribution
+from pathnet.analysis import effective_window, mean_interval, path_length_distribution
 from pathnet.study.figures import net_label
 
 Document = dict[str, Any]
@@ -33,25 +33,50 @@ def percent(share: float, digits: int = 1) -> str:
 def findings(document: Document) -> list[Finding]:
     """The summary table, in the order of the report."""
     net = next(iter(document["nets"].values()))
-    return [*_errors(document), *_lesions(net), *_paths(document, net)]
+    return [*_errors(document), *_lesions(document, net), *_rules(document), *_paths(document, net)]
 
 
 def _errors(document: Document) -> Iterator[Finding]:
     for title, net in document["nets"].items():
         if "whole" not in net:
             continue
-        paper = "5.96\u202f% (23 of 54)" if title == "effective" else "6.10\u202f%"
+        paper = {"effective": "5.96\u202f% (23 of 54)", "vgg": "not printed", "depth": "not printed"}
         error = percent(net["whole"]["0"]["error"])
-        yield Finding(f"Test error, {net_label(document, title)}", error, paper)
+        yield Finding(f"Test error, {net_label(document, title)}", error, paper.get(title, "6.10\u202f%"))
 
 
-def _lesions(net: Document) -> Iterator[Finding]:
+def _lesions(document: Document, net: Document) -> Iterator[Finding]:
     if "delete_each" in net:
         yield Finding("Deleting one block costs", _cost_of_one(net), "little, except where a stage starts")
+    if "depth" in document["nets"]:
+        cost = _cost_of_one(document["nets"]["depth"])
+        yield Finding("The same after stochastic depth", cost, "slightly less; stage starts matter less")
+    if "vgg" in document["nets"]:
+        cost = _cost_of_one(document["nets"]["vgg"])
+        yield Finding("Deleting one layer of the VGG net costs", cost, "everything: it guesses (90\u202f% error)")
     for count, paper in ((10, "about 20\u202f% (10 of 54)"), (20, "severe (20 of 54)")):
         if str(count) in net.get("delete_random", {}):
-            median = np.median([lesion["error"] for lesion in net["delete_random"][str(count)]])
-            yield Finding(f"Median error with {count} random blocks deleted", percent(median), paper)
+            error = mean_error(net["delete_random"][str(count)])
+            yield Finding(f"Mean error with {count} random blocks deleted", error, paper)
+
+
+def mean_error(trials: list[Document]) -> str:
+    """Mean error of random draws and, of more than one, the 95 % interval of the mean, inside 0..1."""
+    mean, low, high = mean_interval([trial["error"] for trial in trials])
+    if math.isnan(low):
+        return percent(mean)
+    return f"{percent(mean)} (95\u202f%: {percent(max(low, 0))} to {percent(min(high, 1))})"
+
+
+def _rules(document: Document) -> Iterator[Finding]:
+    rules = document["nets"].get("effective", {}).get("rules")
+    if rules:
+        errors = rules["0"]
+        yield Finding(
+            "The net of effective paths without a rule, with the multiplier, with statistics estimated anew",
+            ", ".join(percent(errors[rule]) for rule in ("none", "multiplier", "statistics")),
+            "rule not stated",
+        )
 
 
 def _paths(document: Document, net: Document) -> Iterator[Finding]:
@@ -89,10 +114,12 @@ def observations(document: Document) -> dict[str, str]:
         whole = percent(net["whole"]["0"]["error"])
         sentences["delete_each"] = f"Here {subject} errs on {whole} as it is; {_single_deletions(document, net)}"
     if "delete_random" in net:
-        medians = _medians(net["delete_random"], "deleted blocks")
-        sentences["delete_random"] = f"Here the median error of {subject} is {medians}." + _cost_of_hits(net)
+        means = _over_counts(net["delete_random"], "deleted blocks")
+        overlay = _compared(document, "delete_random")
+        sentences["delete_random"] = f"Here the mean error of {subject} is {means}." + overlay + _cost_of_hits(net)
     if "reorder" in net:
-        sentences["reorder"] = f"Here the median error of {subject} is {_medians(net['reorder'], 'swapped pairs')}."
+        means = _over_counts(net["reorder"], "swapped pairs")
+        sentences["reorder"] = f"Here the mean error of {subject} is {means}." + _compared(document, "reorder")
     return sentences | (_of_gradients(net) if "contribution" in net else {})
 
 
@@ -137,11 +164,22 @@ def _single_deletions(document: Document, net: Document) -> str:
     return f"the median deletion gives {percent(median)}, the three worst are blocks {worst}; stages start at {starts}."
 
 
-def _medians(parts: Document, what: str) -> str:
+def _over_counts(parts: Document, what: str) -> str:
     counts = sorted(map(int, parts))
     picked = sorted({counts[0], counts[len(counts) // 2], counts[-1]})
-    medians = [f"{percent(np.median([t['error'] for t in parts[str(count)]]))} with {count}" for count in picked]
-    return " and ".join(filter(None, (", ".join(medians[:-1]), medians[-1]))) + f" {what}"
+    means = [f"{mean_error(parts[str(count)])} with {count}" for count in picked]
+    return " and ".join(filter(None, (", ".join(means[:-1]), means[-1]))) + f" {what}"
+
+
+def _compared(document: Document, experiment: str) -> str:
+    """A sentence on the other nets at the middle count; empty where there are none."""
+    others = {title: net[experiment] for title, net in list(document["nets"].items())[1:] if experiment in net}
+    if not others:
+        return ""
+    counts = sorted(map(int, next(iter(others.values()))))
+    middle = counts[len(counts) // 2]
+    errors = [f"{mean_error(parts[str(middle)])} {net_label(document, title)}" for title, parts in others.items()]
+    return f" With {middle} it is, of the nets with other trainings, {' and '.join(errors)}."
 
 
 def _cost_of_hits(net: Document) -> str:

@@ -17,7 +17,7 @@ from pathnet.analysis.lesions import drawn_subsets, stage_starts
 from pathnet.analysis.plan import Plan
 from pathnet.analysis.reorder import drawn_orders
 from pathnet.gates import Paths
-from pathnet.models import PathResNet
+from pathnet.models import PathNet
 from pathnet.study.parts import Part, trial_key
 
 NEIGHBOURS = 9  # lesions that are one part: few, so that an interruption costs little
@@ -39,7 +39,7 @@ class Lesions:
 
     def __init__(
         self,
-        net: PathResNet,
+        net: PathNet,
         tested: tuple[Tensor, Tensor],
         *,
         deletions: Sequence[int] = (),

@@ -40,6 +40,7 @@ def write_report(document: dict[str, Any], out: Path) -> Path:
         plot=lambda name: _inline(out / "plots" / f"{name}.svg"),
         label=lambda name: net_label(document, name),
         lost=_lost_paths(document["net"]["blocks"]),
+        worst_start=lambda name: max(_start_errors(document, name)),
         percent=percent,
         median=np.median,
         spectrum=next((net["spectrum"]["0"] for net in document["nets"].values() if "spectrum" in net), None),
@@ -48,6 +49,11 @@ def write_report(document: dict[str, Any], out: Path) -> Path:
     path = out / FILE_NAME
     write_atomically(path, lambda beside: beside.write_text(html, encoding="utf-8"))
     return path
+
+
+def _start_errors(document: dict[str, Any], title: str) -> list[float]:
+    """Errors of a net without one of the blocks that start a stage."""
+    return [document["nets"][title]["delete_each"][str(start)]["error"] for start in document["net"]["stage_starts"]]
 
 
 def _lost_paths(blocks: int) -> dict[str, float]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pathnet import data as images
-from pathnet import samplers
 from pathnet.data import ImageData
 from pathnet.files import writable_folder
-from pathnet.models import PathResNet
+from pathnet.models import PathNet, PathResNet
 from pathnet.study.environment import environment
 from pathnet.study.experiments import Experiments, summarise_gradients
 from pathnet.study.figures import draw_figures
@@ -20,11 +19,14 @@ from pathnet.study.parts import Part, run_parts
 from pathnet.study.ranks import Ranks, joined
 from pathnet.study.report import FILE_NAME, write_report
 from pathnet.study.results import Results, opened
-from pathnet.study.settings import Settings, blocks_to_keep, effective_epochs, make_net
+from pathnet.study.rules import Rules
+from pathnet.study.settings import Settings, blocks_to_keep, make_net
 from pathnet.study.subject import about_data, about_net, check_fit, identity, net_of_weights
+from pathnet.study.trainings import CONTROL, Training, trainings
 from pathnet.training import Recipe, fit
 
-LESIONS = ("whole", "delete_each", "delete_random", "reorder")
+SINGLE = ("whole", "delete_each")  # all that says something of a net without shortcuts
+LESIONS = (*SINGLE, "delete_random", "reorder")
 GRADIENTS = ("gradients", "spectrum")
 
 
@@ -39,7 +41,9 @@ def run_study(settings: Settings, out: Path) -> Path:
         data, net = ranks.in_turn(lambda: _prepared(settings))
         with opened(out, _header(settings, data, net), ranks) as results:
             results.document["environment"] = environment()
-            nets = {"trained": net} if settings.weights else _trained_here(settings, data, results, ranks)
+            nets: Mapping[str, PathNet] = {"trained": net}
+            if settings.weights is None:
+                nets = _trained_here(settings, data, results, ranks)
             run_parts(_parts(nets, data, settings), results, ranks)
             results.arrange(nets)
             summarise_gradients(results, next(iter(nets)))
@@ -64,40 +68,39 @@ def _prepared(settings: Settings) -> tuple[ImageData, PathResNet]:
     return data, net
 
 
-def _trained_here(settings: Settings, data: ImageData, results: Results, ranks: Ranks) -> dict[str, PathResNet]:
-    """Both nets, trained; each training runs on one rank alone and its weights go to all."""
-    nets = {}
-    for title in ("full", "effective"):
-        nets[title] = make_net(settings.net, settings.shortcut, data, settings.seed)
-    keep = results.document["net"]["keep"]
-    nets["effective"].paths = samplers.KeepExactly(keep, seed=settings.seed)
+def _trained_here(settings: Settings, data: ImageData, results: Results, ranks: Ranks) -> dict[str, PathNet]:
+    """All nets, trained; each training runs on one rank alone and its weights go to all."""
+    wanted = trainings(settings, data)
     weights = {}
-    for title in ranks.taken(list(nets)):
-        _train(title, nets[title], settings, data, results)
-        weights[title] = nets[title].state_dict()
+    for title in ranks.taken(list(wanted)):
+        _train(title, wanted[title], settings, data, results)
+        weights[title] = wanted[title].net.state_dict()
     for trained in ranks.gathered(weights):
         for title, state in trained.items():
-            nets[title].load_state_dict(state)
+            wanted[title].net.load_state_dict(state)
     results.share()
-    return nets
+    return {title: training.net for title, training in wanted.items()}
 
 
-def _train(title: str, net: PathResNet, settings: Settings, data: ImageData, results: Results) -> None:
+def _train(title: str, training: Training, settings: Settings, data: ImageData, results: Results) -> None:
     checkpoints = writable_folder(results.folder / "checkpoints", "out")
-    count = effective_epochs(settings, net.num_blocks) if title == "effective" else settings.epochs
-    recipe = Recipe(count, settings.batch_size, settings.peak_lr, seed=settings.seed)
+    recipe = Recipe(training.epochs, settings.batch_size, settings.peak_lr, seed=settings.seed)
     started = time.perf_counter()
-    epochs = fit(net, data, recipe, checkpoint=checkpoints / f"{title}.pt", title=f"train the {title} net")
+    epochs = fit(training.net, data, recipe, checkpoint=checkpoints / f"{title}.pt", title=f"train the {title} net")
     if title not in results.document["training"]:
         results.add_training(title, [asdict(epoch) for epoch in epochs], time.perf_counter() - started)
 
 
-def _parts(nets: dict[str, PathResNet], data: ImageData, settings: Settings) -> Iterator[tuple[str, str, Part]]:
+def _parts(nets: Mapping[str, PathNet], data: ImageData, settings: Settings) -> Iterator[tuple[str, str, Part]]:
     """All that is measured; the gradients on the first net alone."""
-    for title, net in nets.items():
+    for position, (title, net) in enumerate(nets.items()):
         experiments = Experiments(net, data, settings)
-        for name in LESIONS if title == "effective" else LESIONS + GRADIENTS:
+        rules = Rules(net, data.train, experiments.tested)
+        for name in SINGLE if title == CONTROL else LESIONS:
             yield from ((title, name, part) for part in getattr(experiments, name)())
+        yield from ((title, "rules", part) for part in rules.rules())
+        if position == 0:
+            yield from ((title, name, part) for name in GRADIENTS for part in getattr(experiments, name)())
 
 
 def _header(settings: Settings, data: ImageData, net: PathResNet) -> dict[str, Any]:

@@ -28,9 +28,10 @@ def net_name(name: str) -> tuple[str, int]:
 class Settings:
     """One study. Two studies with equal settings, images, weights and version give equal results.
 
-    `epochs` are those of full training; the effective net gets `effective_epochs` of them. `keep` is the number of
-    blocks in each step of effective-path training; None keeps 23 of 54, or as many in proportion. `images` caps the
-    test images of lesions; `samples` counts the paths drawn for each length.
+    `epochs` are those of full training; trainings on fewer blocks a step get more (`trainings`). `keep` is the number of
+    blocks in each step of effective-path training; None keeps 23 of 54, or as many in proportion. `survival` is the
+    probability with which stochastic depth keeps the last block. `images` caps the test images of lesions; `samples`
+    counts the paths drawn for each length.
     """
 
     data: str = "digits"
@@ -43,6 +44,7 @@ class Settings:
     batch_size: int = 32
     peak_lr: float = 0.1
     keep: int | None = None
+    survival: float = 0.5
     deletions: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20)
     swaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 14, 18, 24)
     trials: int = 10
@@ -109,8 +111,3 @@ def blocks_to_keep(settings: Settings, blocks: int) -> int:
     if not 1 <= keep <= blocks:
         raise ValueError(f"keep must lie in 1..{blocks}, the blocks of {settings.net}, not {keep}")
     return keep
-
-
-def effective_epochs(settings: Settings, blocks: int) -> int:
-    """Epochs of effective-path training, round(epochs * blocks / keep): equally many blocks run as in full training."""
-    return round(settings.epochs * blocks / blocks_to_keep(settings, blocks))

@@ -10,11 +10,13 @@ import matplotlib
 from cycler import cycler
 from matplotlib.axes import Axes
 
-# Okabe and Ito's colours; lightness differs too, and each net has a marker of its own.
-BLUE, VERMILLION, SKY, GREY, INK = "#0072B2", "#D55E00", "#56B4E9", "#8A8F98", "#1F2430"
+# Okabe and Ito's colours; each net has a marker and a dash of its own too.
+BLUE, VERMILLION, SKY, GREEN = "#0072B2", "#D55E00", "#56B4E9", "#009E73"
+GREY, INK = "#8A8F98", "#1F2430"
 SOFT, PALE = "#5B6270", "#C9CED6"  # remarks; bars that are not meant
-COLOURS = {"full": BLUE, "effective": VERMILLION, "trained": BLUE}
-MARKERS = {"full": "o", "effective": "s", "trained": "o"}
+COLOURS = {"full": BLUE, "depth": GREEN, "effective": VERMILLION, "vgg": INK, "trained": BLUE}
+MARKERS = {"full": "o", "depth": "^", "effective": "s", "vgg": "D", "trained": "o"}
+LINES = {"full": "-", "depth": (0, (5, 1.5)), "effective": (0, (5, 1.5, 1, 1.5)), "vgg": (0, (1, 1)), "trained": "-"}
 WIDE = (7.2, 3.5)  # inches
 
 SETTINGS: dict[Any, Any] = {
@@ -60,3 +62,8 @@ def note(axes: Axes, x: float, y: float, text: str, **kwargs: Any) -> None:
     """A small grey remark in data coordinates of x and axes coordinates of y."""
     placed: dict[str, Any] = {"ha": "left", "va": "top", "fontsize": 8.5, "color": SOFT, **kwargs}
     axes.text(x, y, text, transform=axes.get_xaxis_transform(), **placed)
+
+
+def of_net(title: str) -> dict[str, Any]:
+    """Colour, marker and dash of the curve of the net called `title`."""
+    return {"color": COLOURS[title], "marker": MARKERS[title], "ls": LINES[title]}

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student_t
 
+from pathnet.analysis import mean_interval
 from pathnet.study.subject import TITLE
 from pathnet.study.tables import NO_LESIONS
 
@@ -22,15 +22,6 @@ NAMES = {
     "listed": "lesions of the list",
 }
 UNDRAWN = ("delete_pairs", "delete_stage_starts", "listed")
-
-
-def mean_interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean of independent draws and its 95 % interval, by Student's t; the interval is NaN for a single draw."""
-    mean, count = float(np.mean(values)), len(values)
-    if count < 2:
-        return mean, math.nan, math.nan
-    reach = float(student_t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
-    return mean, mean - reach, mean + reach
 
 
 def lesion_summary(document: Document) -> str:

@@ -81,7 +81,7 @@ def _training(document: Document) -> Iterator[Row]:
             yield {"net": title, "epoch": number, **epoch}
 
 
-NO_LESIONS = ("gradients", "spectrum", "contribution")
+NO_LESIONS = ("gradients", "spectrum", "contribution", "rules")
 TABLES: dict[str, Callable[[Document], Iterator[Row]]] = {
     "lesions": _lesions,
     "gradients": _gradients,
