@@ -176,7 +176,13 @@ def studies_table(run: dict) -> str:
         seconds = row["seconds"]
         times = [f"{seconds[name]['median']:.1f}" if name in seconds else "-" for name in (*rivals, PATHNET)]
         lines.append([row["name"], row["note"], *times, *(ratio(row, rival) for rival in rivals)])
-    header = ["experiment", "measured", *(f"{name}, s" for name in (*rivals, PATHNET)), "against NCHW", "against channels-last"]
+    header = [
+        "experiment",
+        "measured",
+        *(f"{name}, s" for name in (*rivals, PATHNET)),
+        "against NCHW",
+        "against channels-last",
+    ]
     return table(header, lines, text_columns=2)
 
 

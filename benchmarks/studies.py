@@ -81,7 +81,9 @@ def _lesions(
 
     def check() -> None:
         few = shared.x[:50], classes[:50]
-        for subset, result in zip(looped, analysis.evaluate(net, few, [Paths.delete(BLOCKS, s) for s in looped]), strict=True):
+        for subset, result in zip(
+            looped, analysis.evaluate(net, few, [Paths.delete(BLOCKS, s) for s in looped]), strict=True
+        ):
             assert torch.equal(result.predictions, eager_predictions(eager.module, few[0], subset)), subset
 
     return Study(calls, check, f"{words}; {note}" if note else words, factors)

@@ -25,7 +25,19 @@ from pathnet.study.settings import Settings, make_net
 from pathnet.study.trainings import trainings
 
 TINY = ["study", "--net", "preact14", "--epochs", "1", "--trials", "2", "--samples", "2", "--images", "20"]
-SECTIONS = ["summary", "done", "one", "several", "order", "lengths", "gradient", "effective", "training", "rules", "run"]
+SECTIONS = [
+    "summary",
+    "done",
+    "one",
+    "several",
+    "order",
+    "lengths",
+    "gradient",
+    "effective",
+    "training",
+    "rules",
+    "run",
+]
 FIGURES = [
     "delete_each", "delete_random", "reorder", "lengths", "gradients", "contribution", "spectrum", "training", "rules",
 ]  # fmt: skip
@@ -149,7 +161,9 @@ def test_trainings_of_the_residual_nets_run_equally_many_blocks(finished):
 
 
 def test_trainings_start_from_the_same_weights():
-    full, depth, effective, _ = (training.net for training in trainings(Settings(net="preact14"), load_digits()).values())
+    full, depth, effective, _ = (
+        training.net for training in trainings(Settings(net="preact14"), load_digits()).values()
+    )
     for net in (depth, effective):
         assert all(torch.equal(weight, net.get_parameter(name)) for name, weight in full.named_parameters())
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pathnet.analysis.evaluate import BATCH_SIZE, Data, evaluation_mode, pairs
+from pathnet.analysis.evaluate import BATCH_SIZE, Data, pairs
+from pathnet.analysis.tape import normalised_by
 from pathnet.gates import Paths
 from pathnet.models import PathNet
 from pathnet.models.resolve import check_images
@@ -31,8 +32,7 @@ def reestimate_batch_norm(net: PathNet, data: Data, batch_size: int = BATCH_SIZE
     if not norms:
         raise ValueError("net must have batch norms that keep running statistics, but none does")
     paths = _in_evaluation(net)
-    with evaluation_mode(net), _averaging(norms), torch.no_grad():
-        net.train()  # so that the kernels, which read a norm's own mode, and plain modules agree
+    with normalised_by(net, "batch"), _averaging(norms), torch.no_grad():
         for x in _batches(net, data, batch_size):
             net(x, paths=paths)
 

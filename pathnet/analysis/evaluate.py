@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from scipy.stats import binomtest
-from torch import Tensor
+from torch import Tensor, nn
 
 from pathnet.analysis.plan import Plan
 from pathnet.gates import Paths
@@ -77,7 +77,7 @@ def evaluate(
 
 
 @contextmanager
-def evaluation_mode(net: PathNet):
+def evaluation_mode(net: nn.Module):
     """Put `net` into `eval()` and give every module its mode back afterwards."""
     training = [module for module in net.modules() if module.training]
     net.eval()

@@ -76,7 +76,7 @@ class PathGradients:
 
     def __init__(self, net: PathResNet, data: tuple[Tensor, Tensor], at: str = "image", bn: str = "running") -> None:
         self._tape = Tape(net, data, at, bn)
-        self._blocks, self._measured = net.num_blocks, (len(data[1]), at, bn)
+        self._blocks, self._images, self._at, self._bn = net.num_blocks, len(data[1]), at, bn
         bytes_each = len(data[1]) * self._tape.blocks[0].output[0].nbytes
         self._together = max(1, MEMORY // bytes_each)
 
@@ -90,7 +90,7 @@ class PathGradients:
         chosen = list(lengths)
         norms = iter(self.log10_norms([path for length in chosen for path in self._draw(length, samples, seed)]))
         drawn = [(length, tuple(next(norms) for _ in range(samples))) for length in chosen]
-        return [GradientByLength(*entry, *self._measured) for entry in drawn]
+        return [GradientByLength(*entry, self._images, self._at, self._bn) for entry in drawn]
 
     def log10_norms(self, paths: Sequence[Collection[int]]) -> list[float]:
         """Log10 of the norm of the gradient along each path, minus infinity where it is zero."""

@@ -18,7 +18,7 @@ def path_length_distribution(blocks: int) -> np.ndarray:
     return np.array([comb(blocks, length) / 2**blocks for length in range(blocks + 1)])
 
 
-def weighted_length_distribution(weights: Sequence[float]) -> np.ndarray:
+def weighted_length_distribution(weights: Sequence[float] | np.ndarray) -> np.ndarray:
     """What the paths of each length hold of all weight, where block i gives t_i to its residual branch and 1 - t_i to
     its shortcut, `weights` t `[n]`; float64 `[n + 1]`, the distribution of a sum of independent draws.
 

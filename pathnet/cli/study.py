@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shortcut", help="pad (default), pad_end or conv")
     parser.add_argument("--weights", help="study these trained weights instead of training")
     parser.add_argument(
-        "--epochs", type=int, help="epochs of full training (8); blocks/keep times as many of effective-path training"
+        "--epochs", type=int, help="epochs of full training (6); more of trainings that leave blocks out"
     )
     parser.add_argument("--keep", type=int, help="blocks in each step of effective-path training (23 of 54)")
     parser.add_argument("--samples", type=int, help="paths drawn for each length, up to 1000 (20)")

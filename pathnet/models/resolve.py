@@ -15,7 +15,6 @@ from pathnet.samplers import Sampler
 
 if TYPE_CHECKING:
     from pathnet.models import PathNet
-    from pathnet.models.path_resnet import PathResNet
 
 
 def resolve(net: PathNet, x: Tensor, paths: Paths | None) -> tuple[Route | None, tuple[int, ...] | None]:
@@ -49,7 +48,7 @@ def _plain(net: PathNet, rule: list[float] | None, update: bool) -> Route | None
     return Route(torch.ones(net.num_blocks, dtype=torch.int8), factor, None, update)
 
 
-def _drawn(net: PathResNet, x: Tensor, sampler: Sampler, update: bool) -> Route:
+def _drawn(net: PathNet, x: Tensor, sampler: Sampler, update: bool) -> Route:
     if torch.compiler.is_compiling():
         route = draw(net._draws.step, net._sampler_text, len(x), net.num_blocks)
         return route._replace(mask_rows=net.row_statistics == "all")

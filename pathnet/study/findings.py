@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from pathnet.analysis import effective_window, mean_interval, path_length_distribution
-from pathnet.study.figures import net_label
+from pathnet.study.nets import net_label
 
 Document = dict[str, Any]
 

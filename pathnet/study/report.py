@@ -13,8 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pathnet.analysis import surviving_paths
 from pathnet.files import write_atomically
-from pathnet.study.figures import net_label
 from pathnet.study.findings import findings, observations, percent
+from pathnet.study.nets import net_label
 from pathnet.study.summary import list_lines
 
 FILE_NAME = "report.html"

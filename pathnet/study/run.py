@@ -15,6 +15,7 @@ from pathnet.models import PathNet, PathResNet
 from pathnet.study.environment import environment
 from pathnet.study.experiments import Experiments, summarise_gradients
 from pathnet.study.figures import draw_figures
+from pathnet.study.nets import CONTROL
 from pathnet.study.parts import Part, run_parts
 from pathnet.study.ranks import Ranks, joined
 from pathnet.study.report import FILE_NAME, write_report
@@ -22,7 +23,7 @@ from pathnet.study.results import Results, opened
 from pathnet.study.rules import Rules
 from pathnet.study.settings import Settings, blocks_to_keep, make_net
 from pathnet.study.subject import about_data, about_net, check_fit, identity, net_of_weights
-from pathnet.study.trainings import CONTROL, Training, trainings
+from pathnet.study.trainings import Training, trainings
 from pathnet.training import Recipe, fit
 
 SINGLE = ("whole", "delete_each")  # all that says something of a net without shortcuts

@@ -28,8 +28,8 @@ def net_name(name: str) -> tuple[str, int]:
 class Settings:
     """One study. Two studies with equal settings, images, weights and version give equal results.
 
-    `epochs` are those of full training; trainings on fewer blocks a step get more (`trainings`). `keep` is the number of
-    blocks in each step of effective-path training; None keeps 23 of 54, or as many in proportion. `survival` is the
+    `epochs` are those of full training; trainings on fewer blocks a step get more (`trainings`). `keep` is the number
+    of blocks in each step of effective-path training; None keeps 23 of 54, or as many in proportion. `survival` is the
     probability with which stochastic depth keeps the last block. `images` caps the test images of lesions; `samples`
     counts the paths drawn for each length.
     """
@@ -40,13 +40,13 @@ class Settings:
     net: str = "preact110"
     shortcut: str = "pad"
     weights: str | None = None
-    epochs: int = 8
+    epochs: int = 6
     batch_size: int = 32
     peak_lr: float = 0.1
     keep: int | None = None
     survival: float = 0.5
-    deletions: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20)
-    swaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 14, 18, 24)
+    deletions: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 12, 15, 20)
+    swaps: tuple[int, ...] = (1, 2, 4, 6, 10, 16, 24)
     trials: int = 10
     samples: int = 20
     gradient_images: int = 32
@@ -67,7 +67,7 @@ class Settings:
 
 QUICK = Settings(
     net="preact56",
-    epochs=5,
+    epochs=4,
     deletions=(1, 2, 3, 4, 6, 8, 10),
     swaps=(1, 2, 4, 8, 12),
     trials=4,

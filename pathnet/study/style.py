@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 # Okabe and Ito's colours; each net has a marker and a dash of its own too.
 BLUE, VERMILLION, SKY, GREEN = "#0072B2", "#D55E00", "#56B4E9", "#009E73"
@@ -67,3 +68,37 @@ def note(axes: Axes, x: float, y: float, text: str, **kwargs: Any) -> None:
 def of_net(title: str) -> dict[str, Any]:
     """Colour, marker and dash of the curve of the net called `title`."""
     return {"color": COLOURS[title], "marker": MARKERS[title], "ls": LINES[title]}
+
+
+def chance(axes: Axes, document: dict[str, Any]) -> None:
+    """The error of guessing, as a line."""
+    chance = 100 * (1 - 1 / document["data"]["classes"])
+    axes.axhline(chance, color=GREY, lw=0.9, ls=(0, (2, 2)))
+    axes.text(
+        0.995,
+        chance + 1,
+        "guessing",
+        transform=axes.get_yaxis_transform(),
+        ha="right",
+        va="bottom",
+        fontsize=8.5,
+        color=SOFT,
+    )
+
+
+def legend(axes: Axes) -> None:
+    """Where there is room inside the axes."""
+    axes.legend(loc="best", handlelength=1.8)
+
+
+def legend_above(axes: Axes, columns: int = 2) -> None:
+    """Where points fill the axes."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, handlelength=2.4, borderaxespad=0.2)
+
+
+def percent_axis(axes: Axes) -> None:
+    """Errors of 1 % and of 90 % in one view: linear below 1 %, logarithmic above."""
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(0, 100)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -9,9 +9,9 @@ import torch
 from pathnet.data import ImageData
 from pathnet.models import PathNet, PathVGG
 from pathnet.samplers import KeepExactly, StochasticDepth
+from pathnet.study.nets import CONTROL, DEPTH, EFFECTIVE, FULL
 from pathnet.study.settings import Settings, blocks_to_keep, make_net
 
-FULL, DEPTH, EFFECTIVE, CONTROL = "full", "depth", "effective", "vgg"
 CONTROL_WIDTH = 64  # channels: enough for what the control shows, and a quarter of the time of 128
 
 
