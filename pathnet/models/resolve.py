@@ -15,6 +15,7 @@ from pathnet.samplers import Sampler
 
 if TYPE_CHECKING:
     from pathnet.models import PathNet
+    from pathnet.models.path_resnet import PathResNet
 
 
 def resolve(net: PathNet, x: Tensor, paths: Paths | None) -> tuple[Route | None, tuple[int, ...] | None]:
@@ -28,7 +29,7 @@ def resolve(net: PathNet, x: Tensor, paths: Paths | None) -> tuple[Route | None,
     fixed = paths if paths is not None else net.paths if isinstance(net.paths, Paths) else None
     update = not recomputing()
     if fixed is None and sampler is not None and net.training:
-        return _drawn(net, x, sampler, update), None
+        return _drawn(net, x, sampler, update), None  # type: ignore[arg-type]  # only residual nets take samplers
     rule = sampler.test_multiplier(net.num_blocks) if sampler is not None and not net.training else None
     if fixed is None:
         return _plain(net, rule, update), None
@@ -48,7 +49,7 @@ def _plain(net: PathNet, rule: list[float] | None, update: bool) -> Route | None
     return Route(torch.ones(net.num_blocks, dtype=torch.int8), factor, None, update)
 
 
-def _drawn(net: PathNet, x: Tensor, sampler: Sampler, update: bool) -> Route:
+def _drawn(net: PathResNet, x: Tensor, sampler: Sampler, update: bool) -> Route:
     if torch.compiler.is_compiling():
         route = draw(net._draws.step, net._sampler_text, len(x), net.num_blocks)
         return route._replace(mask_rows=net.row_statistics == "all")

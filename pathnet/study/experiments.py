@@ -30,7 +30,8 @@ class Experiments(Lesions):
             seed=settings.seed,
         )
         batch = drawn_images(data.train, settings.gradient_images, settings.seed)
-        self._along_paths = Gradients(net, batch, settings.samples, settings.seed)
+        # Asked for of residual nets alone.
+        self._along_paths = Gradients(net, batch, settings.samples, settings.seed)  # type: ignore[arg-type]
 
     def gradients(self) -> Iterator[Part]:
         """Sampled paths of each length."""

@@ -33,7 +33,7 @@ def lengths(document: Document, figure: Figure) -> None:
         100 * shares,
         0.8,
         color=np.where(inside, style.BLUE, style.PALE),
-        label="training on all",
+        label="all blocks",
     )
     for title, trained in _trained_lengths(document).items():
         look = {"color": style.COLOURS[title], "ls": style.LINES[title]}
