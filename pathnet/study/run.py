@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pathnet import data as images
 from pathnet import samplers
 from pathnet.data import ImageData
@@ -69,6 +71,8 @@ def _trained_here(settings: Settings, data: ImageData, results: Results, ranks: 
     nets = {}
     for title in ("full", "effective"):
         nets[title] = make_net(settings.net, settings.shortcut, data, settings.seed)
+        # As training does, on every rank: equal bits need equal layouts.
+        nets[title].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keep = results.document["net"]["keep"]
     nets["effective"].paths = samplers.KeepExactly(keep, seed=settings.seed)
     weights = {}
