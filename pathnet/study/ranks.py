@@ -90,7 +90,7 @@ def joined() -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return
-    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, rank, size = next(dist.rendezvous("env://"))
     dist.init_process_group(
         "gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE
     )

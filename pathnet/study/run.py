@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pathnet import data as images
 from pathnet.data import ImageData
 from pathnet.files import writable_folder
@@ -72,6 +74,9 @@ def _prepared(settings: Settings) -> tuple[ImageData, PathResNet]:
 def _trained_here(settings: Settings, data: ImageData, results: Results, ranks: Ranks) -> dict[str, PathNet]:
     """All nets, trained; each training runs on one rank alone and its weights go to all."""
     wanted = trainings(settings, data)
+    for training in wanted.values():
+        # As training does, on every rank: equal bits need equal layouts.
+        training.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = {}
     for title in ranks.taken(list(wanted)):
         _train(title, wanted[title], settings, data, results)
