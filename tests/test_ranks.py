@@ -69,7 +69,7 @@ def test_a_study_shares_trainings_and_parts(tmp_path, npz, monkeypatch):  # noqa
     monkeypatch.setattr("pathnet.study.run.write_report", lambda document, out: out)
     assert main([*study, "--out", str(tmp_path / "alone")]) == 0
     shared, alone = (load_results(tmp_path / name) for name in ("shared", "alone"))
-    assert shared["nets"] == alone["nets"] and list(shared["nets"]) == ["full", "effective"]
+    assert shared["nets"] == alone["nets"] and list(shared["nets"]) == ["full", "depth", "effective", "vgg"]
     assert [epoch["loss"] for epochs in shared["training"].values() for epoch in epochs] == [
         epoch["loss"] for epochs in alone["training"].values() for epoch in epochs
     ]

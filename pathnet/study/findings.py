@@ -142,15 +142,20 @@ def magnitude_shares(net: Document) -> np.ndarray:
     return shares / shares.sum()
 
 
-def _exact_sums(net: Document) -> str:
-    spectrum, means = net["spectrum"]["0"], _finite(net["contribution"]["log10_mean_norms"])
+def excess(net: Document) -> str:
+    """How many times the gradient's norm all numbers of paths times their mean norms are, added up."""
+    means = _finite(net["contribution"]["log10_mean_norms"])
     logs = means + [math.log10(math.comb(len(means) - 1, length)) for length in range(len(means))]
-    excess = 10 ** (
-        logsumexp(np.nan_to_num(logs, nan=-np.inf) * math.log(10)) / math.log(10) - spectrum["log10_gradient"]
-    )
+    total = logsumexp(np.nan_to_num(logs, nan=-np.inf) * math.log(10)) / math.log(10)
+    times = 10 ** (total - net["spectrum"]["0"]["log10_gradient"])
+    return f"{times:,.0f}" if times >= 10 else f"{times:.1f}"
+
+
+def _exact_sums(net: Document) -> str:
+    spectrum = net["spectrum"]["0"]
     window, peak = effective_window(magnitude_shares(net)), int(np.argmax(spectrum["shares"]))
     return (
-        f"Here number × mean norm, added over all lengths, is {excess:.2g} times the norm of the gradient. "
+        f"Here number × mean norm, added over all lengths, is {excess(net)} times the norm of the gradient. "
         f"Length {peak} adds most to the gradient, {percent(spectrum['shares'][peak])}, and lengths {window.first} to "
         f"{window.last} make up {percent(window.contribution)} of what all lengths add or take away."
     )

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pathnet.analysis import mean_interval
 from pathnet.study import style
-from pathnet.study.nets import Document, net_label, nets_with
+from pathnet.study.nets import PAPER_BLOCKS, Document, net_label, nets_with
 
 TAU_GROUPS = 8  # medians in the plot of reorderings, over draws of neighbouring tau
 
@@ -40,6 +40,8 @@ def delete_random(document: Document, figure: Figure) -> None:
         errors = [[100 * lesion["error"] for lesion in net["delete_random"][str(count)]] for count in counts]
         _mean_and_interval(axes, title, counts, errors, net_label(document, title))
     style.chance(axes, document)
+    if document["net"]["blocks"] == PAPER_BLOCKS:
+        axes.plot(10, 20, "*", ms=11, color=style.INK, mfc="white", label="the paper, CIFAR-10: about 20 %")
     axes.set(xlabel="deleted blocks", ylabel="test error, %", ylim=(0, 100))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
     style.legend_above(axes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 Document = dict[str, Any]
+PAPER_BLOCKS = 54  # of the net of Veit et al. 2016, whose figures stand beside those of equal nets
 FULL, DEPTH, EFFECTIVE, CONTROL = "full", "depth", "effective", "vgg"
 
 

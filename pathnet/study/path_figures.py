@@ -14,7 +14,7 @@ from pathnet.analysis import (
     weighted_length_distribution,
 )
 from pathnet.samplers import StochasticDepth
-from pathnet.study import style
+from pathnet.study import nets, style
 from pathnet.study.nets import Document
 
 TRAINED_ON = {"depth": "stochastic depth", "effective": "{keep} of {blocks} blocks"}
@@ -39,9 +39,7 @@ def lengths(document: Document, figure: Figure) -> None:
         look = {"color": style.COLOURS[title], "ls": style.LINES[title]}
         left.plot(100 * trained, lw=1.4, **look, label=TRAINED_ON[title].format(**document["net"]))
     left.set(xlabel="path length, blocks", ylabel="share of the paths, %")
-    left.legend(
-        loc="upper right", handlelength=1.8, title="paths in a step of training" if document["training"] else None
-    )
+    left.legend(loc="upper right", handlelength=1.8, title="paths in a step on" if document["training"] else None)
     colours = (style.SKY, style.BLUE, style.GREEN, style.VERMILLION)
     deletions = sorted({max(1, round(blocks * part)) for part in DELETED})
     for deleted, colour, dash in zip(deletions, colours, style.LINES.values(), strict=False):
@@ -111,6 +109,9 @@ def contribution(document: Document, figure: Figure) -> None:
     axes.bar(lengths[inside], shares[inside], 0.8, color=style.BLUE, label="frequency × magnitude")
     frequency = 100 * path_length_distribution(len(lengths) - 1)
     axes.step(lengths, frequency, where="mid", color=style.VERMILLION, lw=1.2, label="frequency alone")
+    if document["net"]["blocks"] == nets.PAPER_BLOCKS:
+        at = {"y": -0.015 * axes.get_ylim()[1], "lw": 3, "color": style.INK, "clip_on": False}
+        axes.hlines(xmin=5, xmax=17, label="the paper's window, CIFAR-10", **at)
     axes.set(xlabel="path length, blocks", ylabel="share, %")
     style.legend(axes)
 

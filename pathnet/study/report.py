@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pathnet.analysis import surviving_paths
 from pathnet.files import write_atomically
-from pathnet.study.findings import findings, observations, percent
+from pathnet.study.findings import excess, findings, observations, percent
 from pathnet.study.nets import net_label
 from pathnet.study.summary import list_lines
 
@@ -43,6 +43,7 @@ def write_report(document: dict[str, Any], out: Path) -> Path:
         worst_start=lambda name: max(_start_errors(document, name)),
         percent=percent,
         median=np.median,
+        excess=next((excess(net) for net in document["nets"].values() if "contribution" in net), None),
         spectrum=next((net["spectrum"]["0"] for net in document["nets"].values() if "spectrum" in net), None),
         written=datetime.now().strftime("%-d %B %Y, %H:%M"),
     )
