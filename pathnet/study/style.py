@@ -91,9 +91,9 @@ def legend(axes: Axes) -> None:
     axes.legend(loc="best", handlelength=1.8)
 
 
-def legend_above(axes: Axes, columns: int = 2) -> None:
+def legend_above(axes: Axes) -> None:
     """Where points fill the axes."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, handlelength=2.4, borderaxespad=0.2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=2.4, borderaxespad=0.2)
 
 
 def percent_axis(axes: Axes) -> None:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from pathnet.study import style
-from pathnet.study.nets import CONTROL, Document, net_label, nets_with
+from pathnet.study.nets import CONTROL, FULL, Document, net_label, nets_with
 
 RULES = {
     "none": "no rule",
@@ -45,29 +45,15 @@ def rules(document: Document, figure: Figure) -> None:
     places = np.arange(len(RULES))[::-1]
     for (title, net), shift in zip(nets_with(document, "rules"), (0.12, -0.12), strict=False):
         errors = [100 * net["rules"]["0"][rule] for rule in RULES]
-        axes.plot(
-            errors,
-            places + shift,
-            style.MARKERS[title],
-            ms=6,
-            color=style.COLOURS[title],
-            label=net_label(document, title),
-        )
+        look = {"color": style.COLOURS[title], "label": net_label(document, title)}
+        axes.plot(errors, places + shift, style.MARKERS[title], ms=6, **look)
         for error, place in zip(errors, places, strict=True):
-            axes.annotate(
-                f"{error:.1f}", (error, place + shift), (7, 0), textcoords="offset points", va="center", fontsize=8.5
-            )
-    full = document["nets"].get("full")
-    if full:
-        axes.axvline(
-            100 * full["whole"]["0"]["error"],
-            color=style.BLUE,
-            lw=0.9,
-            ls=(0, (1, 2)),
-            label="net trained on all blocks",
-        )
+            at = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 8.5}
+            axes.annotate(f"{error:.1f}", (error, place + shift), **at)
+    full = 100 * document["nets"][FULL]["whole"]["0"]["error"]
+    axes.axvline(full, color=style.COLOURS[FULL], lw=0.9, ls=(0, (1, 2)), label=net_label(document, FULL))
     axes.set_yticks(places, RULES.values())
     axes.set(xlabel="test error, %", ylim=(-0.6, len(RULES) - 0.4), xlim=(0, 100))
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    style.legend_above(axes, columns=3)
+    style.legend_above(axes)
