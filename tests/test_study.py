@@ -303,6 +303,7 @@ def refused(arguments, capsys) -> str:
         (["--seed", "-1"], "seed must be at least 0, not -1"),
         (["--trials", "0"], "trials must be at least 1, not 0"),
         (["--keep", "7"], "keep must lie in 1..6"),
+        (["--survival", "0"], "survival must be a probability above 0, not 0.0"),
         (["--shortcut", "none"], "shortcut"),
         (["--data", "folder:absent"], "needs a folder"),
         (["--root", "absent.npz"], "readable .npz"),

@@ -11,7 +11,7 @@ from pathnet.cli.resumable import is_first, resumable
 NAME = "study"
 HELP = "train a net, take it apart path by path, and write a report"
 SETTINGS = (
-    "data", "root", "image_size", "net", "shortcut", "weights", "epochs", "keep", "samples", "trials", "images",
+    "data", "root", "image_size", "net", "shortcut", "weights", "epochs", "keep", "survival", "samples", "trials", "images",
     "seed",
 )  # fmt: skip
 
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=int, help="epochs of full training (6); more of trainings that leave blocks out"
     )
     parser.add_argument("--keep", type=int, help="blocks in each step of effective-path training (23 of 54)")
+    parser.add_argument("--survival", type=float, help="how often stochastic depth keeps the last block (0.5)")
     parser.add_argument("--samples", type=int, help="paths drawn for each length, up to 1000 (20)")
     parser.add_argument("--trials", type=int, help="draws for each number of deleted blocks and of swaps (10)")
     parser.add_argument("--images", type=int, help="test images that lesions are measured on, at most (1000)")

@@ -62,6 +62,8 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, not {self.seed}")
+        if not 0 < self.survival <= 1:
+            raise ValueError(f"survival must be a probability above 0, not {self.survival}")
         net_name(self.net)
 
 
