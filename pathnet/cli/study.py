@@ -11,8 +11,8 @@ from pathnet.cli.resumable import is_first, resumable
 NAME = "study"
 HELP = "train a net, take it apart path by path, and write a report"
 SETTINGS = (
-    "data", "root", "image_size", "net", "shortcut", "weights", "epochs", "keep", "survival", "samples", "trials", "images",
-    "seed",
+    "data", "root", "image_size", "net", "shortcut", "weights", "epochs", "keep", "survival", "samples", "trials",
+    "images", "seed",
 )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
@@ -45,10 +47,10 @@ def rules(document: Document, figure: Figure) -> None:
     places = np.arange(len(RULES))[::-1]
     for (title, net), shift in zip(nets_with(document, "rules"), (0.12, -0.12), strict=False):
         errors = [100 * net["rules"]["0"][rule] for rule in RULES]
-        look = {"color": style.COLOURS[title], "label": net_label(document, title)}
+        look: dict[str, Any] = {"color": style.COLOURS[title], "label": net_label(document, title)}
         axes.plot(errors, places + shift, style.MARKERS[title], ms=6, **look)
         for error, place in zip(errors, places, strict=True):
-            at = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 8.5}
+            at: dict[str, Any] = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 8.5}
             axes.annotate(f"{error:.1f}", (error, place + shift), **at)
     full = 100 * document["nets"][FULL]["whole"]["0"]["error"]
     axes.axvline(full, color=style.COLOURS[FULL], lw=0.9, ls=(0, (1, 2)), label=net_label(document, FULL))
