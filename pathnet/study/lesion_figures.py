@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pathnet.analysis import mean_interval
 from pathnet.study import style
-from pathnet.study.nets import PAPER_BLOCKS, Document, net_label, nets_with
+from pathnet.study.nets import CONTROL, PAPER_BLOCKS, Document, net_label, nets_with
 
 TAU_GROUPS = 8  # medians in the plot of reorderings, over draws of neighbouring tau
 
@@ -20,13 +20,14 @@ def delete_each(document: Document, figure: Figure) -> None:
     for title, net in document["nets"].items():
         errors = [100 * lesion["error"] for lesion in net["delete_each"].values()]
         label = net_label(document, title)
-        axes.plot(errors, **style.of_net(title), lw=0.9, label=f"{label}, one layer" if title == "vgg" else label)
+        axes.plot(errors, **style.of_net(title), lw=0.9, label=f"{label}, one layer" if title == CONTROL else label)
         axes.axhline(100 * net["whole"]["0"]["error"], color=style.COLOURS[title], lw=0.9, ls=(0, (1, 2)), zorder=1)
     for start in document["net"]["stage_starts"]:
         axes.axvline(start, color=style.GREY, lw=0.9, ls=":", zorder=0)
         style.note(axes, start, 0.99, "  stage start")
     style.chance(axes, document)
-    axes.set(xlabel="deleted block (of VGG: layer)", ylabel="test error, %")
+    what = "deleted block (of VGG: layer)" if CONTROL in document["nets"] else "deleted block"
+    axes.set(xlabel=what, ylabel="test error, %")
     style.percent_axis(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
     style.legend_above(axes)

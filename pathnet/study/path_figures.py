@@ -38,16 +38,17 @@ def lengths(document: Document, figure: Figure) -> None:
     for title, trained in _trained_lengths(document).items():
         look = {"color": style.COLOURS[title], "ls": style.LINES[title]}
         left.plot(100 * trained, lw=1.4, **look, label=TRAINED_ON[title].format(**document["net"]))
-    left.set(xlabel="path length, blocks", ylabel="share of the paths, %")
-    left.legend(loc="upper right", handlelength=1.8, title="paths in a step on" if document["training"] else None)
+    style.lengths_axis(left)
+    left.set(ylabel="share of the paths, %")
+    if document["training"]:
+        left.legend(loc="upper right", handlelength=1.8, title="paths in a step on")
     colours = (style.SKY, style.BLUE, style.GREEN, style.VERMILLION)
     deletions = sorted({max(1, round(blocks * part)) for part in DELETED})
     for deleted, colour, dash in zip(deletions, colours, style.LINES.values(), strict=False):
-        left_alive = surviving_paths(blocks, deleted)
-        right.plot(
-            np.where(left_alive > 0, 100 * left_alive, np.nan), color=colour, ls=dash, label=f"{deleted} deleted"
-        )
-    right.set(xlabel="path length, blocks", ylabel="paths that survive, %", yscale="log", ylim=(1e-4, 150))
+        alive = 100 * surviving_paths(blocks, deleted)
+        right.plot(np.where(alive > 0, alive, np.nan), color=colour, ls=dash, label=f"{deleted} deleted")
+    style.lengths_axis(right)
+    right.set(ylabel="paths that survive, %", yscale="log", ylim=(1e-4, 150))
     right.yaxis.set_major_formatter("{x:g}")
     right.legend(loc="lower left", handlelength=1.8)
 
@@ -85,7 +86,8 @@ def gradients(document: Document, figure: Figure) -> None:
     fitted = 10 ** (np.nanmean(centres) + slope * (np.arange(len(centres)) - (len(centres) - 1) / 2))
     label = f"fit: {slope:+.3f} decades a block (95 %: {low:+.3f} to {high:+.3f})".replace("-", "−")
     axes.plot(lengths, fitted, color=style.VERMILLION, lw=1.2, ls=(0, (5, 3)), label=label)
-    axes.set(xlabel="path length, blocks", ylabel=_gradient_norm(document), yscale="log")
+    style.lengths_axis(axes)
+    axes.set(ylabel=_gradient_norm(document), yscale="log")
     style.legend(axes)
 
 
@@ -112,7 +114,8 @@ def contribution(document: Document, figure: Figure) -> None:
     if document["net"]["blocks"] == nets.PAPER_BLOCKS:
         below = -0.015 * axes.get_ylim()[1]
         axes.hlines(below, 5, 17, lw=3, color=style.INK, label="the paper's window, CIFAR-10")
-    axes.set(xlabel="path length, blocks", ylabel="share, %")
+    style.lengths_axis(axes)
+    axes.set(ylabel="share, %")
     style.legend(axes)
 
 
@@ -129,11 +132,13 @@ def spectrum(document: Document, figure: Figure) -> None:
     left.plot(lengths, bounds, color=style.VERMILLION, lw=1.2, ls=(0, (5, 3)), label="number × mean norm")
     left.plot(lengths, sums, color=style.BLUE, label="norm of the sum")
     left.axhline(spectrum["log10_gradient"], color=style.GREY, lw=0.9, ls=(0, (2, 2)), label="the whole gradient")
-    left.set(xlabel="path length, blocks", ylabel=_gradient_norm(document))
+    style.lengths_axis(left)
+    left.set(ylabel=_gradient_norm(document))
     left.yaxis.set_major_formatter(lambda value, position: f"$10^{{{value:.0f}}}$")
     right.bar(lengths, 100 * np.array(spectrum["shares"]), 0.8, color=style.BLUE)
     right.axhline(0, color=style.GREY, lw=0.8)
-    right.set(xlabel="path length, blocks", ylabel="share of the gradient, %")
+    style.lengths_axis(right)
+    right.set(ylabel="share of the gradient, %")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=1.8)
 
 

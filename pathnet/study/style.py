@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 # Okabe and Ito's colours; each net has a marker and a dash of its own too.
 BLUE, VERMILLION, SKY, GREEN = "#0072B2", "#D55E00", "#56B4E9", "#009E73"
@@ -63,6 +63,13 @@ def note(axes: Axes, x: float, y: float, text: str, **kwargs: Any) -> None:
     """A small grey remark in data coordinates of x and axes coordinates of y."""
     placed: dict[str, Any] = {"ha": "left", "va": "top", "fontsize": 8.5, "color": SOFT, **kwargs}
     axes.text(x, y, text, transform=axes.get_xaxis_transform(), **placed)
+
+
+def lengths_axis(*all_axes: Axes) -> None:
+    """Path lengths, which are whole numbers, along x."""
+    for axes in all_axes:
+        axes.set_xlabel("path length, blocks")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
 
 
 def of_net(title: str) -> dict[str, Any]:
