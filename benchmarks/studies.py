@@ -19,7 +19,9 @@ from pathnet import Paths, analysis
 
 LOOPED = 3  # entries of each list that the plain loop runs: all of them cost it the same
 TALL = 18  # blocks between those whose pairs are measured
-DRAWN = 20  # paths of each length
+DRAWN = 20  # paths of each measured length
+LENGTHS = range(0, BLOCKS + 1, 6)  # those measured; half of the blocks on average, as of all lengths
+FEW = 2  # images whose gradients are compared, in float64
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,14 @@ def sampled_paths(block: str, batch: int) -> Study:
     masks = [torch.randperm(BLOCKS, generator=torch.Generator().manual_seed(k))[:k] for k in (9, 27, 45)]
     calls: dict[str, Callable[[], object]] = {
         CHANNELS_LAST: lambda: [eager.input_gradient(*data, mask.tolist()) for mask in masks],
-        PATHNET: lambda: analysis.gradient_by_length(net, data, samples=DRAWN),
+        PATHNET: lambda: analysis.gradient_by_length(net, data, DRAWN, lengths=LENGTHS),
     }
-    count = (BLOCKS + 1) * DRAWN
-    note = f"batch {batch}; {count} paths; the plain loop ran {len(masks)}"
+    count = len(LENGTHS) * DRAWN
+    note = f"batch {batch}; {DRAWN} paths of each sixth length, {count} in all; the plain loop ran {len(masks)}"
 
     def check() -> None:
-        chosen, exact = masks[0].tolist(), (data[0].double(), data[1])  # in float32 a mask that flips would show
+        chosen = masks[0].tolist()
+        exact = data[0][:FEW].double(), data[1][:FEW]  # in float32 a mask that flips would show
         plain = MaskedNet(shared.eager().net.eval().requires_grad_(False).double())
         gradient, exponent = analysis.PathGradients(shared.pathnet().net.double(), exact).along(chosen)
         expected = plain.input_gradient(*exact, chosen)
@@ -135,7 +138,7 @@ def spectrum(block: str, batch: int) -> Study:
     note = f"batch {batch}; {products:,} block products; at most {memory / 2**20:.0f} MiB"
 
     def check() -> None:
-        assert analysis.gradient_spectrum(net, data).mismatch < 1e-4
+        assert analysis.gradient_spectrum(net, (data[0][:FEW], data[1][:FEW])).mismatch < 1e-4
 
     return Study({PATHNET: lambda: analysis.gradient_spectrum(net, data)}, check, note)
 

@@ -41,9 +41,9 @@ through buffers that lie in each level; "stream" writes by non-temporal stores.
 PREDICTIONS = """Top-1 on real images with trained weights, and errors of the logits against eager float64.
 """
 STUDIES = """Whole experiments on ResNet-110 with 32x32 images, in seconds. Lesions are the whole net and its 54 single
-deletions, pairs all 1,431 double ones, paths the gradients at the image along 20 drawn paths of each
-length, the spectrum all of them exactly. A plain loop costs the same for every entry, so it ran some
-and was multiplied; what was measured and what follows from it stands in the second column.
+deletions, pairs all 1,431 double ones, paths the gradients at the image along drawn paths, the
+spectrum all of them exactly. A plain loop costs the same for every entry, so it ran some and was
+multiplied; what was measured and what follows from it stands in the second column.
 """
 MEASURE = """## Measure it yourself
 
