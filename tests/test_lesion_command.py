@@ -162,6 +162,30 @@ def test_ctrl_c_in_the_middle_loses_no_finished_part(tmp_path, command, finished
     assert load_results(tmp_path)["nets"]["trained"] == expected
 
 
+def test_a_run_can_be_extended(tmp_path, monkeypatch, command, finished):
+    measured = []
+
+    def counted(net, images, paths, **options):
+        measured.append(len(paths))
+        return analysis.evaluate(net, images, paths, **options)
+
+    monkeypatch.setattr(lesions, "evaluate", counted)
+    wanted = load_results(finished)["nets"]["trained"]
+    for more, count in (
+        (["--each"], 7),
+        (["--random", "3", "--trials", "9"], 10),
+        (["--random", "3", "--trials", "18"], 10),
+    ):
+        measured.clear()
+        assert main([*command, *more, "--out", str(tmp_path)]) == 0
+        assert sum(measured) == count  # what is new, and the whole net, with which all is compared
+    net = load_results(tmp_path)["nets"]["trained"]
+    assert (
+        net["delete_each"] == wanted["delete_each"] and net["delete_random"]["3"][:12] == wanted["delete_random"]["3"]
+    )
+    assert len(net["delete_random"]["3"]) == 18
+
+
 # ---- bad input ---------------------------------------------------------------------------------------------------
 
 
@@ -238,7 +262,7 @@ def test_lesions_beyond_all_numbers_are_counted_and_stop_nothing(tmp_path, monke
 def test_the_folder_of_other_weights_is_refused_and_kept(tmp_path, capsys, command, finished):
     make_weights(tmp_path / "other.pt", seed=4)
     before = (finished / "journal.jsonl").read_bytes()
-    assert "another run (lists" in refused([*command, "--out", str(finished)], capsys)
+    assert "another run (seed 0 there, 1 here" in refused([*command, "--seed", "1", "--out", str(finished)], capsys)
     other = [*command, *LISTS, "--weights", str(tmp_path / "other.pt"), "--out", str(finished)]
     assert "weights " in refused(other, capsys)
     assert (finished / "journal.jsonl").read_bytes() == before

@@ -43,7 +43,6 @@ def run_study(settings: Settings, out: Path) -> Path:
             results.document["environment"] = environment()
             nets = {"trained": net} if settings.weights else _trained_here(settings, data, results, ranks)
             run_parts(_parts(nets, data, settings), results, ranks)
-            results.arrange(nets)
             summarise_gradients(results, next(iter(nets)))
         if ranks.rank == 0:
             draw_figures(results.document, out / "plots")
