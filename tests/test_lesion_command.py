@@ -121,6 +121,17 @@ def test_each_block_is_what_is_measured_where_nothing_is_asked(tmp_path, command
     assert "basic14 on 10 images: error" in capsys.readouterr().out
 
 
+def test_blocks_to_drop_are_those_of_the_analysis(tmp_path, capsys, command, npz):  # noqa: F811
+    assert main([*command, "--drop", "3", "--part", "test", "--out", str(tmp_path)]) == 0
+    net = load_results(tmp_path)["nets"]["trained"]
+    assert set(net) == {"whole", "drop_greedily"} and len(net["drop_greedily"]) == 6 + 5 + 4
+    dropped = analysis.drop_greedily(make_weights(tmp_path / "same.pt"), data.load(str(npz)).test, 3)
+    assert [lesions.best_to_drop(net["drop_greedily"], count) for count in (1, 2, 3)] == [
+        one.deleted for one in dropped
+    ]
+    assert f"3 found greedily: {', '.join(map(str, dropped[2].deleted))}, error" in capsys.readouterr().out
+
+
 # ---- resuming ----------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +205,7 @@ def test_a_run_can_be_extended(tmp_path, monkeypatch, command, finished):
     [
         (["--random", "2", "7"], "counts must lie in 0..6, the blocks of the net, but one is 7"),
         (["--swaps", "-1"], "swaps must be at least 0, but one is -1"),
+        (["--drop", "7"], "drop must lie in 0..6"),
         (["--trials", "0"], "trials must be at least 1, not 0"),
         (["--images", "0"], "images must be at least 1, not 0"),
         (["--seed", "-1"], "seed must be at least 0, not -1"),

@@ -21,7 +21,7 @@ BEGINNING = b'{"record": {"journal": '  # of every journal, and of no other file
 PLACES = (("settings", "data"), ("settings", "root"), ("settings", "weights"))  # what is there stands in `identity`
 
 
-EXTENDABLE = {"lesion": ("lists", "deletions", "swaps", "trials")}  # how much is measured, not what it means
+EXTENDABLE = {"lesion": ("lists", "deletions", "swaps", "trials", "drop")}  # how much is measured, not what it means
 
 
 class Journal:
