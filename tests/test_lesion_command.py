@@ -15,7 +15,7 @@ import pytest
 import torch
 from command_cases import make_weights, npz, refused  # noqa: F401  # a fixture
 
-from pathnet import Paths, analysis, data
+from pathnet import Paths, analysis, data, samplers
 from pathnet.cli.main import main
 from pathnet.study import lesions
 from pathnet.study.journal import Journal
@@ -130,6 +130,24 @@ def test_blocks_to_drop_are_those_of_the_analysis(tmp_path, capsys, command, npz
         one.deleted for one in dropped
     ]
     assert f"3 found greedily: {', '.join(map(str, dropped[2].deleted))}, error" in capsys.readouterr().out
+
+
+def test_the_rule_of_the_sampler_that_weights_were_trained_under_holds(tmp_path, capsys, command, npz):  # noqa: F811
+    net = make_weights(tmp_path / "plain.pt")
+    net.paths = samplers.KeepExactly(2)
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    weights = ["--weights", str(tmp_path / "w.pt"), "--part", "test"]
+    assert main([*command, *weights, "--out", str(tmp_path / "out")]) == 0
+    assert "trained under KeepExactly(m=2" in capsys.readouterr().out
+    whole = load_results(tmp_path / "out")["nets"]["trained"]["whole"]["0"]
+    images = data.load(str(npz)).test
+    assert whole["loss"] == analysis.evaluate(net, images, [None])[0].loss
+    net.paths = None
+    assert whole["loss"] != analysis.evaluate(net, images, [None])[0].loss
+    torch.save(
+        {**net.state_dict(), "_extra_state": {"sampler": "Mine(m=2)", "step": torch.zeros(())}}, tmp_path / "w.pt"
+    )
+    assert "a sampler that is not known here" in refused([*command, *weights, "--out", str(tmp_path / "new")], capsys)
 
 
 # ---- resuming ----------------------------------------------------------------------------------------------------

@@ -39,7 +39,8 @@ def lesion_summary(document: Document) -> str:
     """The whole net, then a line for each list of lesions: the mean with its interval of draws, the range of others."""
     net, data = document["nets"][TITLE], document["data"]
     whole = net["whole"]["0"]
-    lines = [f"{document['net']['name']} on {data['evaluated']:,} images: error {_percent(whole['error'])}"]
+    trained = f", trained under {sampler}," if (sampler := document["net"]["sampler"]) else ""
+    lines = [f"{document['net']['name']}{trained} on {data['evaluated']:,} images: error {_percent(whole['error'])}"]
     lines += [line for name in NAMES if name in net for line in _lines(name, net[name])]
     lost = sum(lesion["loss"] is None for lesion in _all(net))
     if lost:
