@@ -124,7 +124,9 @@ def test_lesions_and_gradients_make_one_report(tmp_path, capsys, finished, lesio
     assert "one forward of 8\ntraining images" in text and "blocks deleted that start a stage: error" in text
 
 
-def test_each_run_has_a_report_of_its_own(tmp_path, finished, lesions):
+def test_each_run_has_a_report_of_its_own(tmp_path, finished, lesions, monkeypatch):
+    monkeypatch.setattr("pathnet.study.merge.draw_figures", lambda document, folder: None)
+    monkeypatch.setattr("pathnet.study.report._inline", lambda plot: "")
     for folder, figures in ((finished, 4), (lesions, 4)):
         assert main(["report", str(folder), "--out", str(tmp_path / folder.name)]) == 0
         text = (tmp_path / folder.name / "report.html").read_text(encoding="utf-8")

@@ -51,6 +51,7 @@ def test_records_come_back(path):
     header, records = read_journal(path)
     assert records == RECORDS and header["identity"] == HEADER["identity"]
     assert reopened(path, changed("settings", weights="elsewhere.pt")) == RECORDS  # the same weights in another place
+    assert reopened(path, changed("settings", trials=30)) == RECORDS  # more of the same
 
 
 def test_a_journal_cut_anywhere_keeps_every_whole_line(path):

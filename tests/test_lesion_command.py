@@ -15,7 +15,7 @@ import pytest
 import torch
 from command_cases import make_weights, npz, refused  # noqa: F401  # a fixture
 
-from pathnet import Paths, analysis, data
+from pathnet import Paths, analysis, data, samplers
 from pathnet.cli.main import main
 from pathnet.study import lesions
 from pathnet.study.journal import Journal
@@ -121,6 +121,35 @@ def test_each_block_is_what_is_measured_where_nothing_is_asked(tmp_path, command
     assert "basic14 on 10 images: error" in capsys.readouterr().out
 
 
+def test_blocks_to_drop_are_those_of_the_analysis(tmp_path, capsys, command, npz):  # noqa: F811
+    assert main([*command, "--drop", "3", "--part", "test", "--out", str(tmp_path)]) == 0
+    net = load_results(tmp_path)["nets"]["trained"]
+    assert set(net) == {"whole", "drop_greedily"} and len(net["drop_greedily"]) == 6 + 5 + 4
+    dropped = analysis.drop_greedily(make_weights(tmp_path / "same.pt"), data.load(str(npz)).test, 3)
+    assert [lesions.best_to_drop(net["drop_greedily"], count) for count in (1, 2, 3)] == [
+        one.deleted for one in dropped
+    ]
+    assert f"3 found greedily: {', '.join(map(str, dropped[2].deleted))}, error" in capsys.readouterr().out
+
+
+def test_the_rule_of_the_sampler_that_weights_were_trained_under_holds(tmp_path, capsys, command, npz):  # noqa: F811
+    net = make_weights(tmp_path / "plain.pt")
+    net.paths = samplers.KeepExactly(2)
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    weights = ["--weights", str(tmp_path / "w.pt"), "--part", "test"]
+    assert main([*command, *weights, "--out", str(tmp_path / "out")]) == 0
+    assert "trained under KeepExactly(m=2" in capsys.readouterr().out
+    whole = load_results(tmp_path / "out")["nets"]["trained"]["whole"]["0"]
+    images = data.load(str(npz)).test
+    assert whole["loss"] == analysis.evaluate(net, images, [None])[0].loss
+    net.paths = None
+    assert whole["loss"] != analysis.evaluate(net, images, [None])[0].loss
+    torch.save(
+        {**net.state_dict(), "_extra_state": {"sampler": "Mine(m=2)", "step": torch.zeros(())}}, tmp_path / "w.pt"
+    )
+    assert "a sampler that is not known here" in refused([*command, *weights, "--out", str(tmp_path / "new")], capsys)
+
+
 # ---- resuming ----------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +191,30 @@ def test_ctrl_c_in_the_middle_loses_no_finished_part(tmp_path, command, finished
     assert load_results(tmp_path)["nets"]["trained"] == expected
 
 
+def test_a_run_can_be_extended(tmp_path, monkeypatch, command, finished):
+    measured = []
+
+    def counted(net, images, paths, **options):
+        measured.append(len(paths))
+        return analysis.evaluate(net, images, paths, **options)
+
+    monkeypatch.setattr(lesions, "evaluate", counted)
+    wanted = load_results(finished)["nets"]["trained"]
+    for more, count in (
+        (["--each"], 7),
+        (["--random", "3", "--trials", "9"], 10),
+        (["--random", "3", "--trials", "18"], 10),
+    ):
+        measured.clear()
+        assert main([*command, *more, "--out", str(tmp_path)]) == 0
+        assert sum(measured) == count  # what is new, and the whole net, with which all is compared
+    net = load_results(tmp_path)["nets"]["trained"]
+    assert (
+        net["delete_each"] == wanted["delete_each"] and net["delete_random"]["3"][:12] == wanted["delete_random"]["3"]
+    )
+    assert len(net["delete_random"]["3"]) == 18
+
+
 # ---- bad input ---------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +223,7 @@ def test_ctrl_c_in_the_middle_loses_no_finished_part(tmp_path, command, finished
     [
         (["--random", "2", "7"], "counts must lie in 0..6, the blocks of the net, but one is 7"),
         (["--swaps", "-1"], "swaps must be at least 0, but one is -1"),
+        (["--drop", "7"], "drop must lie in 0..6"),
         (["--trials", "0"], "trials must be at least 1, not 0"),
         (["--images", "0"], "images must be at least 1, not 0"),
         (["--seed", "-1"], "seed must be at least 0, not -1"),
@@ -238,7 +292,7 @@ def test_lesions_beyond_all_numbers_are_counted_and_stop_nothing(tmp_path, monke
 def test_the_folder_of_other_weights_is_refused_and_kept(tmp_path, capsys, command, finished):
     make_weights(tmp_path / "other.pt", seed=4)
     before = (finished / "journal.jsonl").read_bytes()
-    assert "another run (lists" in refused([*command, "--out", str(finished)], capsys)
+    assert "another run (seed 0 there, 1 here" in refused([*command, "--seed", "1", "--out", str(finished)], capsys)
     other = [*command, *LISTS, "--weights", str(tmp_path / "other.pt"), "--out", str(finished)]
     assert "weights " in refused(other, capsys)
     assert (finished / "journal.jsonl").read_bytes() == before

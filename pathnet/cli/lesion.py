@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--random", type=int, nargs="+", metavar="COUNT", help="delete so many random blocks")
     parser.add_argument("--swaps", type=int, nargs="+", metavar="COUNT", help="swap so many random pairs of blocks")
     parser.add_argument("--trials", type=int, default=10, help="draws for each COUNT (10)")
+    parser.add_argument(
+        "--drop", type=int, default=0, metavar="COUNT", help="find so many blocks to do without, greedily"
+    )
     parser.add_argument("--list", type=Path, metavar="FILE", help='JSON: [{"delete": [3, 7]}, {"order": [...]}, ...]')
     parser.add_argument("--memory", type=int, default=1024, help="MiB for activations that lesions share (1024)")
     parser.add_argument("--predictions", action="store_true", help="keep the class predicted for each image")
@@ -42,12 +45,14 @@ def run(args: argparse.Namespace) -> int:
     from pathnet.study.lesion_run import LesionSettings, read_entries, run_lesions  # here, so that others start fast
     from pathnet.study.summary import lesion_summary
 
+    default = () if args.drop else ("delete_each",)
     settings = LesionSettings(
         **subject_settings(args),
-        lists=tuple(name for option, name in LISTS.items() if getattr(args, option)) or ("delete_each",),
+        lists=tuple(name for option, name in LISTS.items() if getattr(args, option)) or default,
         deletions=tuple(args.random or ()),
         swaps=tuple(args.swaps or ()),
         trials=args.trials,
+        drop=args.drop,
         entries=read_entries(args.list) if args.list else (),
         memory=args.memory * MEBIBYTE,
         predictions=args.predictions,

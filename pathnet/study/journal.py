@@ -21,6 +21,9 @@ BEGINNING = b'{"record": {"journal": '  # of every journal, and of no other file
 PLACES = (("settings", "data"), ("settings", "root"), ("settings", "weights"))  # what is there stands in `identity`
 
 
+EXTENDABLE = {"lesion": ("lists", "deletions", "swaps", "trials", "drop")}  # how much is measured, not what it means
+
+
 class Journal:
     """An append-only file of JSON lines that one process at a time may write.
 
@@ -117,7 +120,8 @@ def _differences(found: Record, header: Record) -> Iterator[tuple[str, Any, Any]
     for section in ("identity", "settings"):
         there, here = found.get(section, {}), header[section]
         for name in dict.fromkeys([*here, *there]):
-            if there.get(name) != here.get(name) and (section, name) not in PLACES:
+            free = (section, name) in PLACES or name in EXTENDABLE.get(header["command"], ())
+            if there.get(name) != here.get(name) and not free:
                 yield name, there.get(name), here.get(name)
 
 

@@ -12,24 +12,29 @@ from pathnet.analysis.plan import Plan
 from pathnet.gates import Paths
 from pathnet.models import PathResNet
 from pathnet.study.environment import environment
-from pathnet.study.lesions import Entry, Lesions
+from pathnet.study.lesions import Entry, Lesions, best_to_drop
 from pathnet.study.parts import Part, run_parts
 from pathnet.study.ranks import joined
 from pathnet.study.results import opened
 from pathnet.study.subject import TITLE, Subject, SubjectSettings
 
 Wanted = tuple[str, str, Part]
+DROP = "drop_greedily"  # what the candidates are called in the results
 WORDS = ("delete", "order", "multiplier")  # of an entry in a user's list
 
 
 @dataclass(frozen=True)
 class LesionSettings(SubjectSettings):
-    """What is measured: `lists` names methods of `Lesions`; `entries` is a list of the user's own (`read_entries`)."""
+    """What is measured: `lists` names methods of `Lesions`; `entries` is a list of the user's own (`read_entries`).
+
+    `drop` is a number of blocks to drop for good, greedily: each time the one without which the net errs least.
+    """
 
     lists: tuple[str, ...] = ("delete_each",)
     deletions: tuple[int, ...] = ()
     swaps: tuple[int, ...] = ()
     trials: int = 10
+    drop: int = 0
     entries: tuple[dict[str, Any], ...] = ()
     memory: int = MEMORY
     predictions: bool = False
@@ -50,16 +55,22 @@ def run_lesions(settings: LesionSettings, out: Path) -> dict[str, Any]:
     serve.
     """
     with joined() as ranks:
-        subject, parts = ranks.in_turn(lambda: _prepared(settings))
+        subject, lesions, parts = ranks.in_turn(lambda: _prepared(settings))
         with opened(out, subject.header("lesion"), ranks) as results:
             results.document["environment"] = environment()
             run_parts(parts, results, ranks)
+            dropped: tuple[int, ...] = ()
+            for _ in range(settings.drop):
+                run_parts([(TITLE, DROP, part) for part in lesions.without_one_more(dropped)], results, ranks)
+                dropped = best_to_drop(results.part(TITLE, DROP), len(dropped) + 1)
         return results.document
 
 
-def _prepared(settings: LesionSettings) -> tuple[Subject, list[Wanted]]:
+def _prepared(settings: LesionSettings) -> tuple[Subject, Lesions, list[Wanted]]:
     """The net, its images and all parts, checked before anything runs."""
     subject = Subject(settings)
+    if not 0 <= settings.drop <= subject.net.num_blocks:
+        raise ValueError(f"drop must lie in 0..{subject.net.num_blocks}, the blocks of the net, not {settings.drop}")
     lesions = Lesions(
         subject.net,
         subject.images,
@@ -71,7 +82,8 @@ def _prepared(settings: LesionSettings) -> tuple[Subject, list[Wanted]]:
         memory=settings.memory,
         predictions=settings.predictions,
     )
-    return subject, [(TITLE, name, part) for name in ("whole", *settings.lists) for part in getattr(lesions, name)()]
+    lists = ("whole", *settings.lists)
+    return subject, lesions, [(TITLE, name, part) for name in lists for part in getattr(lesions, name)()]
 
 
 def read_entries(path: Path) -> tuple[dict[str, Any], ...]:

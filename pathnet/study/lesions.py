@@ -82,6 +82,11 @@ class Lesions:
             drawn = drawn_orders(self.net, count, self.trials, self.seed)
             yield from self._parts({trial_key(count, i): self._swapped(count, order) for i, order in enumerate(drawn)})
 
+    def without_one_more(self, deleted: tuple[int, ...]) -> Iterator[Part]:
+        """The net without the blocks `deleted`, which it loses in this order, and each of the others beside them."""
+        others = [block for block in range(self.net.num_blocks) if block not in deleted]
+        return self._single([(*deleted, block) for block in others])
+
     def listed(self) -> Iterator[Part]:
         """The entries of the user's own list, by their place in it."""
         return self._parts({str(place): entry for place, entry in enumerate(self.entries)})
@@ -133,6 +138,13 @@ class Lesions:
             "class_errors": list(map(finite, result.class_errors.tolist())),
         }
         return scores | {"predictions": result.predictions.tolist()} if self.predictions else scores
+
+
+def best_to_drop(measured: dict[str, Any], count: int) -> tuple[int, ...]:
+    """The `count` blocks without which the net errs least of all that were tried, by loss among equals."""
+    lesions = [lesion for lesion in measured.values() if len(lesion["deleted"]) == count]
+    best = min(lesions, key=lambda lesion: (lesion["error"], math.inf if lesion["loss"] is None else lesion["loss"]))
+    return tuple(best["deleted"])
 
 
 def finite(value: float) -> float | None:

@@ -25,7 +25,8 @@ class Part:
 def run_parts(parts: Iterable[tuple[str, str, Part]], results: Results, ranks: Ranks) -> None:
     """Measure what the results lack of `parts`, each with the title of its net and the name of its experiment.
 
-    Every part is on disk before this rank takes the next; in the end all ranks have all results.
+    Every part is on disk before this rank takes the next; in the end all ranks have all results, in the order of
+    `parts`.
     """
     wanted = [*parts]
     missing = [entry for entry in wanted if not _stands(results, *entry)]
@@ -40,6 +41,7 @@ def run_parts(parts: Iterable[tuple[str, str, Part]], results: Results, ranks: R
             bar.update(done + ranks.finished(part.cost) - bar.n)
         results.share()
         bar.update(total - bar.n)
+    results.arrange((title, name) for title, name, _ in wanted)
 
 
 def trial_key(count: int, trial: int) -> str:

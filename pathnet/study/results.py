@@ -85,11 +85,14 @@ class Results:
                     self._journal.append(record)
                 self._take_in([record])
 
-    def arrange(self, nets: Iterable[str]) -> None:
-        """Let the nets stand in this order in the document, whoever was done first."""
-        for section in ("training", "nets"):
-            found = self.document[section]
-            self.document[section] = {net: found[net] for net in nets if net in found}
+    def arrange(self, places: Iterable[tuple[str, str]]) -> None:
+        """Let these nets and experiments stand first in the document, in this order, whoever was done first."""
+        found, trained = self.document["nets"], self.document["training"]
+        nets: dict[str, dict[str, Any]] = {}
+        for net, experiment in [*places, *((net, name) for net, names in found.items() for name in names)]:
+            nets.setdefault(net, {})[experiment] = found[net][experiment]
+        self.document["nets"] = nets
+        self.document["training"] = {net: trained[net] for net in nets if net in trained}
 
     def save(self) -> None:
         """Write the document, and its tables as CSV, from rank 0; each file is renewed whole."""

@@ -48,7 +48,6 @@ def run_study(settings: Settings, out: Path) -> Path:
             if settings.weights is None:
                 nets = _trained_here(settings, data, results, ranks)
             run_parts(_parts(nets, data, settings), results, ranks)
-            results.arrange(nets)
             summarise_gradients(results, next(iter(nets)))
         if ranks.rank == 0:
             draw_figures(results.document, out / "plots")

@@ -12,8 +12,11 @@ from torch import Tensor
 from pathnet import data as images
 from pathnet.files import sha256_of_file
 from pathnet.models import PathResNet
+from pathnet.models.path_resnet import EXTRA_STATE
 from pathnet.models.recognise import recognise
 from pathnet.models.weights import load_weights, read_weights
+from pathnet.samplers import Sampler
+from pathnet.samplers.base import parse
 from pathnet.study.environment import pathnet_version
 
 TITLE = "trained"  # what the net is called in the results
@@ -61,7 +64,7 @@ class Subject:
             "command": command,
             "settings": asdict(settings),
             "identity": identity(data, settings.weights),
-            "net": {"name": self.name} | about_net(self.net),
+            "net": {"name": self.name, "sampler": self.net.paths and repr(self.net.paths)} | about_net(self.net),
             "data": about_data(data, len(self.images[1])),
         }
 
@@ -74,11 +77,24 @@ def drawn_images(images: tuple[Tensor, Tensor], wanted: int | None, seed: int) -
 
 
 def net_of_weights(file: str, shortcut: str) -> tuple[str, PathResNet]:
-    """Name of the net that the weights in `file` belong to, and that net, in evaluation."""
+    """Name of the net that the weights in `file` belong to, and that net, in evaluation.
+
+    Weights that were trained under a sampler say so, and its rule for evaluation holds.
+    """
     weights = read_weights(file)
     name, net = recognise(weights, shortcut)
+    trained = weights.get(EXTRA_STATE)
+    if trained is not None:
+        net.paths = _sampler(trained, file)
     load_weights(net, weights)
     return name, net.eval()
+
+
+def _sampler(trained: Any, file: str) -> Sampler:
+    try:
+        return parse(trained["sampler"])
+    except (KeyError, TypeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"weights in {file} were trained under a sampler that is not known here: {trained}") from error
 
 
 def check_fit(net: PathResNet, data: images.ImageData) -> None:

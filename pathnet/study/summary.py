@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pathnet.analysis import mean_interval
+from pathnet.study.lesions import best_to_drop
 from pathnet.study.subject import TITLE
 from pathnet.study.tables import NO_LESIONS
 
@@ -20,15 +21,17 @@ NAMES = {
     "delete_random": "random blocks deleted, {} at a time",
     "reorder": "random pairs swapped, {} at a time",
     "listed": "lesions of the list",
+    "drop_greedily": "blocks to do without",
 }
-UNDRAWN = ("delete_pairs", "delete_stage_starts", "listed")
+UNDRAWN = ("delete_pairs", "delete_stage_starts", "listed", "drop_greedily")
 
 
 def lesion_summary(document: Document) -> str:
     """The whole net, then a line for each list of lesions: the mean with its interval of draws, the range of others."""
     net, data = document["nets"][TITLE], document["data"]
     whole = net["whole"]["0"]
-    lines = [f"{document['net']['name']} on {data['evaluated']:,} images: error {_percent(whole['error'])}"]
+    trained = f", trained under {sampler}," if (sampler := document["net"]["sampler"]) else ""
+    lines = [f"{document['net']['name']}{trained} on {data['evaluated']:,} images: error {_percent(whole['error'])}"]
     lines += [line for name in NAMES if name in net for line in _lines(name, net[name])]
     lost = sum(lesion["loss"] is None for lesion in _all(net))
     if lost:
@@ -62,6 +65,9 @@ def gradient_summary(document: Document) -> str:
 
 
 def _lines(name: str, values: dict[str, Any]) -> Iterator[str]:
+    if name == "drop_greedily":
+        yield from _chosen(values)
+        return
     if not isinstance(next(iter(values.values())), list):
         errors = {key: lesion["error"] for key, lesion in values.items()}
         worst = max(errors, key=errors.__getitem__)
@@ -74,6 +80,14 @@ def _lines(name: str, values: dict[str, Any]) -> Iterator[str]:
         mean, low, high = mean_interval([trial["error"] for trial in trials])
         interval = "" if math.isnan(low) else f" (95 %: {_percent(max(low, 0.0))} to {_percent(min(high, 1.0))})"
         yield f"{NAMES[name].format(count)}: mean error {_percent(mean)}{interval}, {len(trials)} draws"
+
+
+def _chosen(values: dict[str, Any]) -> Iterator[str]:
+    """One line for each number of blocks: the best of the candidates."""
+    for count in sorted({len(lesion["deleted"]) for lesion in values.values()}):
+        blocks = best_to_drop(values, count)
+        error = values[",".join(map(str, blocks))]["error"]
+        yield f"blocks to do without, {count} found greedily: {', '.join(map(str, blocks))}, error {_percent(error)}"
 
 
 def _all(net: Document) -> Iterator[dict[str, Any]]:
