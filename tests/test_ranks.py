@@ -92,7 +92,7 @@ def test_a_study_shares_trainings_and_parts(tmp_path, npz, monkeypatch):  # noqa
     assert main([*study, "--out", str(tmp_path / "alone")]) == 0
     assert_equal_results(tmp_path / "shared", tmp_path / "alone")
     shared, alone = (load_results(tmp_path / name)["training"] for name in ("shared", "alone"))
-    assert list(shared) == list(alone) == ["full", "effective"]
+    assert list(shared) == list(alone) == ["full", "depth", "effective", "vgg"]
     for title in alone:
         assert [epoch["loss"] for epoch in shared[title]] == [epoch["loss"] for epoch in alone[title]]
 
