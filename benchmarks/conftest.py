@@ -13,6 +13,7 @@ import torch
 from benchmarks.cases import ROUNDS, SCALES, names, select
 from benchmarks.ceilings import instructions, measure
 from benchmarks.predictions import Trained, load_images
+from benchmarks.studies import studies
 
 CHOSEN = pytest.StashKey[set[str]]()  # names of what is measured
 TRAINED = pytest.StashKey[list[Trained]]()
@@ -34,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     cases, weights = SCALES[config.getoption("scale")], config.getoption("--weights")
-    known, only = names(cases), config.getoption("--only")
+    known, only = [*names(cases), *studies(config.getoption("scale"))], config.getoption("--only")
     try:
         chosen = set(known) if only is None else select(known, only.split(","))
         config.stash[TRAINED] = [Trained.parse(text) for text in weights]
@@ -58,6 +59,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("whole_net_step", steps, ids=lambda case: f"memory-{case.name}")
     if "kind_of_block" in metafunc.fixturenames:
         metafunc.parametrize("kind_of_block", ["basic", "preact"] if "memory-blocks" in chosen else [])
+    if "study" in metafunc.fixturenames:
+        rows = {name: make for name, make in studies(metafunc.config.getoption("scale")).items() if name in chosen}
+        metafunc.parametrize("study", rows.items(), ids=list(rows))
     if "trained" in metafunc.fixturenames:
         trained = metafunc.config.stash[TRAINED] if "predictions" in chosen else []
         metafunc.parametrize("trained", trained, ids=str)

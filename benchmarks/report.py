@@ -18,7 +18,7 @@ from benchmarks.cases import Case
 from benchmarks.ceilings import Ceilings
 from benchmarks.providers import ALL_BLOCKS, BFLOAT16, CHANNELS_LAST, COMPILED, NCHW, PATHNET
 from benchmarks.ran import Ran
-from benchmarks.texts import BLOCKS, CEILINGS, INTRODUCTION, MEASURE, MEMORY, PREDICTIONS, RATIOS
+from benchmarks.texts import BLOCKS, CEILINGS, INTRODUCTION, MEASURE, MEMORY, PREDICTIONS, RATIOS, STUDIES
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
@@ -169,6 +169,23 @@ def blocks_table(run: dict) -> str:
     return table(["blocks", "who", *gates], lines, text_columns=2)
 
 
+def studies_table(run: dict) -> str:
+    """Return the seconds of whole experiments, and how they were come by."""
+    rivals, lines = (NCHW, CHANNELS_LAST), []
+    for row in results(run, "study"):
+        seconds = row["seconds"]
+        times = [f"{seconds[name]['median']:.1f}" if name in seconds else "-" for name in (*rivals, PATHNET)]
+        lines.append([row["name"], row["note"], *times, *(ratio(row, rival) for rival in rivals)])
+    header = [
+        "experiment",
+        "measured",
+        *(f"{name}, s" for name in (*rivals, PATHNET)),
+        "against NCHW",
+        "against channels-last",
+    ]
+    return table(header, lines, text_columns=2)
+
+
 def predictions_table(run: dict) -> str:
     """Return how many predictions of trained nets pathnet keeps."""
     lines = [
@@ -207,6 +224,8 @@ def markdown(runs: Sequence[dict], note: str = "") -> str:
     for run in runs:
         if results(run, "speed"):
             parts += [f"## Time, {setting(run)}\n", speed_table(run)]
+        if results(run, "study"):
+            parts += [f"## Experiments, {setting(run)}\n", STUDIES, studies_table(run)]
     sections = {
         "memory": ("## Memory of a training step\n", MEMORY, memory_table),
         "blocks": ("## Memory of a block\n", BLOCKS, blocks_table),

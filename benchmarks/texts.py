@@ -40,6 +40,11 @@ through buffers that lie in each level; "stream" writes by non-temporal stores.
 """
 PREDICTIONS = """Top-1 on real images with trained weights, and errors of the logits against eager float64.
 """
+STUDIES = """Whole experiments on ResNet-110 with 32x32 images, in seconds. Lesions are the whole net and its 54 single
+deletions, pairs all 1,431 double ones, paths the gradients at the image along drawn paths, the
+spectrum all of them exactly. A plain loop costs the same for every entry, so it ran some and was
+multiplied; what was measured and what follows from it stands in the second column.
+"""
 MEASURE = """## Measure it yourself
 
 ```sh
@@ -47,6 +52,7 @@ pathnet bench                                  # all rows with 1 and 2 threads; 
 pathnet bench --quick                          # tiny sizes, to see that all works
 pathnet bench --only eval,train --threads 1    # rows by name, printed alone; a wrong name lists them all
 pathnet bench --only 'preact-*' --results figures --no-compile
+pathnet bench --only lesions,paths --rounds 1  # whole experiments
 PATHNET_CPU_ISA=avx2 pathnet bench --only eval --results figures
 pathnet bench --only predictions --weights 32=resnet32.th --images cifar10.npz --results figures
 python -m benchmarks.report figures/*.json --out docs/benchmarks.md

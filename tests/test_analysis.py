@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from analysis_cases import make_data, make_net
 
-from pathnet import Paths, analysis
+from pathnet import Paths, analysis, samplers
 
 # ---- path lengths and windows ------------------------------------------------------------------------------
 
@@ -34,6 +35,29 @@ def test_deletions_take_long_paths_first():
     assert np.allclose(analysis.surviving_paths(6, 2), np.array(alive) / counts)
     with pytest.raises(ValueError, match=r"0\.\.6.*7"):
         analysis.surviving_paths(6, 7)
+
+
+def test_weighted_paths_are_those_of_a_residual_net_of_stochastic_depth_and_of_gates():
+    assert np.allclose(analysis.weighted_length_distribution([0.5] * 54), analysis.path_length_distribution(54))
+    survival = samplers.StochasticDepth(0.5).survival(54)
+    lengths = analysis.weighted_length_distribution(survival / 2)
+    assert (lengths * np.arange(55)).sum() == pytest.approx(20.1, abs=0.05)
+    assert lengths[5:18].sum() == pytest.approx(0.229, abs=0.0005)
+    gates = [0.1, 0.9, 0.3]
+    paths = list(itertools.product([False, True], repeat=3))
+    weight = [math.prod(t if through else 1 - t for t, through in zip(gates, path, strict=True)) for path in paths]
+    expected = [sum(w for w, path in zip(weight, paths, strict=True) if sum(path) == k) for k in range(4)]
+    assert analysis.weighted_length_distribution(gates) == pytest.approx(expected)
+    for wrong in ([], [0.5, 1.5], [math.nan], 0.5):
+        with pytest.raises(ValueError, match=r"a number in 0\.\.1 for each block"):
+            analysis.weighted_length_distribution(wrong)
+
+
+def test_paths_of_effective_training_are_centred_at_half_the_kept_blocks():
+    lengths = analysis.path_length_distribution(23)
+    assert (lengths * np.arange(24)).sum() == pytest.approx(11.5) and lengths[5:18].sum() == pytest.approx(
+        0.993, abs=5e-4
+    )
 
 
 def test_path_lengths_of_no_blocks():
@@ -84,6 +108,39 @@ def test_contribution_bears_norms_of_zero_and_underflow():
         analysis.contribution([analysis.GradientByLength(k, (-math.inf,)) for k in range(3)])
     with pytest.raises(ValueError, match="every length"):
         analysis.contribution(gradients[1:])
+
+
+def test_mean_and_quantiles_of_norms():
+    entry = analysis.GradientByLength(3, (-400.0, -math.inf, -402.0, -401.0), images=32, at="stem", bn="batch")
+    assert entry.log10_mean == pytest.approx(-400 + math.log10(1.11 / 4))
+    assert entry.log10_quantiles() == (-math.inf, -402.0, -400.0)
+    assert analysis.GradientByLength(0, (-math.inf,)).log10_mean == -math.inf
+
+
+# ---- intervals ---------------------------------------------------------------------------------------------
+
+
+def test_interval_of_a_mean_holds_the_true_one_as_often_as_it_says():
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        mean, low, high = analysis.mean_interval(draw.normal(2, 3, 5).tolist())
+        held += low <= 2 <= high
+        assert low < mean < high
+    assert 368 <= held <= 392
+    mean, low, high = analysis.mean_interval([0.5])
+    assert mean == 0.5 and math.isnan(low) and math.isnan(high)
+    with pytest.raises(ValueError, match="at least one draw"):
+        analysis.mean_interval([])
+
+
+def test_interval_of_an_error_stays_inside_0_and_1():
+    net, data = make_net(), make_data(40)
+    (result,) = analysis.evaluate(net, data, [None])
+    low, high = result.error_interval()
+    assert 0 < low < result.error < high < 1
+    right = replace(result, error=0.0)
+    assert right.error_interval() == pytest.approx((0, 0.0876), abs=1e-3)  # 3.84 / (40 + 3.84)
+    assert result.error_interval(0.5)[0] > low
 
 
 # ---- lesions and reorderings -------------------------------------------------------------------------------

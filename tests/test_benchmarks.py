@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import pathnet
-from benchmarks import agreement, ceilings, memory, peak, predictions, providers, ran
+import pathnet.analysis
+from benchmarks import agreement, ceilings, memory, peak, predictions, providers, ran, studies
 from benchmarks.bounds import Bound, Work, count_work
 from benchmarks.cases import EFFECTIVE, EVALUATION, INPUT_GRADIENT, RESTRICTED, SCALES, TRAINING, Case, names, select
 from benchmarks.ceilings import Ceilings
@@ -227,3 +230,44 @@ def test_predictions_of_weights_from_a_file(tmp_path):
 def test_weights_need_a_depth_and_a_file(wrong):
     with pytest.raises(ValueError, match="must be DEPTH=FILE"):
         predictions.Trained.parse(wrong)
+
+
+# ---- whole experiments -------------------------------------------------------------------------------------
+
+
+def test_block_evaluations_of_shared_lists():
+    singles, doubles = [(i,) for i in range(54)], list(itertools.combinations(range(54), 2))
+    assert studies.evaluations([(), *singles]) == 1485 and studies.evaluations(doubles) == 26234
+    assert studies.evaluations([(), (2,)], blocks=3) == 3  # 0 1 2, whose beginning is 0 1
+
+
+def test_rows_of_experiments_have_names_of_their_own():
+    for scale, cases in SCALES.items():
+        rows = [*names(cases), *studies.studies(scale)]
+        assert len(set(rows)) == len(rows) and {"lesions", "preact-pairs", "paths", "spectrum"} <= set(rows)
+
+
+@pytest.mark.parametrize("block", ["basic", "preact"])
+def test_plain_nets_measure_the_same_lesions_and_paths(block):
+    shared = providers.Shared.of(Case(14, block, EVALUATION, 6, size=8))
+    data = shared.x.double(), torch.arange(6) % 10
+    net, plain = (provider.net.double() for provider in (shared.pathnet(), shared.eager()))
+    for deleted in ((), (0,), (2, 5)):
+        (lesion,) = pathnet.analysis.evaluate(net, data, [pathnet.Paths.delete(6, deleted)])
+        assert torch.equal(lesion.predictions, studies.eager_predictions(plain, data[0], deleted, batch=4))
+    for chosen in ((), (2, 3), range(6)):
+        gradient, exponent = pathnet.analysis.PathGradients(net, data).along(chosen)
+        expected = studies.MaskedNet(plain).input_gradient(*data, chosen)
+        assert (gradient * 2.0**exponent - expected).norm() <= 1e-10 * expected.norm()
+
+
+def test_a_measured_part_stands_for_the_whole():
+    ticks = iter([0, 2, 0, 3])
+    calls = {providers.NCHW: lambda: None, providers.PATHNET: lambda: None}
+    study = studies.Study(calls, lambda: None, "2 of 20 entries", {providers.NCHW: 10})
+    race = Race(study.calls, clock=lambda: next(ticks))
+    race.run_rivals()
+    race.run_subject()
+    summary = study.summary(race)
+    assert summary["seconds"][providers.NCHW]["median"] == 20
+    assert summary["ratios"][providers.NCHW][providers.PATHNET]["median"] == pytest.approx(20 / 3)

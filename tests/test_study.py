@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,14 +13,34 @@ import pytest
 import torch
 
 from pathnet import PathResNet
-from pathnet.analysis import Lesion
+from pathnet.analysis import evaluate, reestimate_batch_norm
 from pathnet.cli.main import main
-from pathnet.study import experiments, findings, run
+from pathnet.data import load_digits
+from pathnet.samplers import KeepExactly
+from pathnet.study import experiments, findings, gradients, lesions, run
+from pathnet.study.parts import Part
 from pathnet.study.results import load_results
+from pathnet.study.rules import Rules
+from pathnet.study.settings import Settings, make_net
+from pathnet.study.trainings import trainings
 
 TINY = ["study", "--net", "preact14", "--epochs", "1", "--trials", "2", "--samples", "2", "--images", "20"]
-SECTIONS = ["summary", "done", "one", "several", "order", "lengths", "gradient", "effective", "training", "run"]
-FIGURES = ["delete_each", "delete_random", "reorder", "lengths", "gradients", "contribution", "spectrum", "training"]
+SECTIONS = [
+    "summary",
+    "done",
+    "one",
+    "several",
+    "order",
+    "lengths",
+    "gradient",
+    "effective",
+    "training",
+    "rules",
+    "run",
+]
+FIGURES = [
+    "delete_each", "delete_random", "reorder", "lengths", "gradients", "contribution", "spectrum", "training", "rules",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +117,19 @@ def test_plots_stand_as_png_and_svg(finished):
     assert names == sorted(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg"))
 
 
-def test_results_hold_every_experiment_on_both_nets(finished):
+def test_results_hold_every_experiment_on_all_nets(finished):
     document = load_results(finished / "results.json")
     assert document["complete"] and document["schema"] == 1
     assert document["net"]["blocks"] == 6 and document["net"]["stage_starts"] == [2, 4]
     lesions = {"whole", "delete_each", "delete_random", "reorder"}
     assert set(document["nets"]["full"]) == lesions | {"gradients", "spectrum", "contribution"}
-    assert set(document["nets"]["effective"]) == lesions
+    assert set(document["nets"]["effective"]) == set(document["nets"]["depth"]) == lesions | {"rules"}
+    assert list(document["nets"]) == ["full", "depth", "effective", "vgg"]
+    control = document["nets"].pop("vgg")
+    assert set(control) == {"whole", "delete_each"} and len(control["delete_each"]) == 13
     for net in document["nets"].values():
         assert set(net["delete_each"]) == set("012345")
-        assert {key: len(trials) for key, trials in net["delete_random"].items()} == dict.fromkeys("123456", 2)
+        assert {key: len(trials) for key, trials in net["delete_random"].items()} == dict.fromkeys("12346", 2)
     assert [len(norms) for norms in document["nets"]["full"]["gradients"].values()] == [2] * 7
     assert sum(document["nets"]["full"]["contribution"]["shares"]) == pytest.approx(1)
     spectrum = document["nets"]["full"]["spectrum"]["0"]
@@ -121,12 +146,45 @@ def test_summary_quotes_the_results(finished):
     assert any(here.startswith(f"{window['first']} to {window['last']} blocks") for here in rows.values())
 
 
-def test_both_trainings_run_equally_many_blocks(finished):
+def test_trainings_of_the_residual_nets_run_equally_many_blocks(finished):
     document = load_results(finished / "results.json")
     assert document["net"]["keep"] == 3
-    assert {title: len(epochs) for title, epochs in document["training"].items()} == {"full": 1, "effective": 2}
+    epochs = {title: len(epochs) for title, epochs in document["training"].items()}
+    assert epochs == {"full": 1, "depth": 1, "effective": 2, "vgg": 1}
     text = re.sub(r"\s+", " ", (finished / "report.html").read_text(encoding="utf-8"))
-    assert "for 1 epoch on all blocks, and for 2 epochs on exactly 3 of its 6 blocks" in text
+    assert "for 1 epoch on all blocks; for 1 epoch with stochastic depth" in text
+    assert "for 2 epochs on exactly 3 of its 6 blocks" in text
+    wanted = trainings(Settings(epochs=8), load_digits())
+    assert {title: training.epochs for title, training in wanted.items()} == {
+        "full": 8, "depth": 11, "effective": 19, "vgg": 4,
+    }  # fmt: skip
+
+
+def test_trainings_start_from_the_same_weights():
+    full, depth, effective, _ = (
+        training.net for training in trainings(Settings(net="preact14"), load_digits()).values()
+    )
+    for net in (depth, effective):
+        assert all(torch.equal(weight, net.get_parameter(name)) for name, weight in full.named_parameters())
+
+
+def test_rules_of_testing(finished):
+    """Each on a copy: the net that is measured otherwise stays as it was trained."""
+    data, net = load_digits(), make_net("preact14", "pad", load_digits(), 0)
+    net.paths = KeepExactly(3)
+    images = data.test[0][:40], data.test[1][:40]
+    before = {name: value.clone() for name, value in net.state_dict().items() if name != "_extra_state"}
+    (part,) = Rules(net, images, images).rules()
+    (errors,) = part.measure()
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+    (multiplied,) = evaluate(net, images, [None])
+    reestimate_batch_norm(net, images)
+    (both,) = evaluate(net, images, [None])
+    assert (errors["multiplier"], errors["both"]) == (multiplied.error, both.error)
+    net.paths = None
+    reestimate_batch_norm(net, images)
+    (statistics,) = evaluate(net, images, [None])
+    assert errors["statistics"] == statistics.error and list(Rules(net, images, images).rules()) == []
 
 
 def test_draws_that_hit_the_costliest_blocks_are_told_apart(finished):
@@ -158,7 +216,7 @@ def no_report(monkeypatch):
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("experiment", ["delete_random", "gradients"])
 def test_interrupted_study_resumes_to_equal_results(tmp_path, monkeypatch, capsys, command, finished, experiment):
-    monkeypatch.setattr(experiments, "PATHS", 1)  # so that each length is a part
+    monkeypatch.setattr(gradients, "PATHS", 1)  # so that each length is a part
     parts = getattr(experiments.Experiments, experiment)
 
     def interrupted(self):
@@ -167,7 +225,7 @@ def test_interrupted_study_resumes_to_equal_results(tmp_path, monkeypatch, capsy
 
         first, second, *_ = parts(self)
         yield first
-        yield experiments.Part(second.keys, second.cost, interrupt)
+        yield Part(second.keys, second.cost, interrupt)
 
     with monkeypatch.context() as patch:
         patch.setattr(experiments.Experiments, experiment, interrupted)
@@ -186,8 +244,9 @@ def test_finished_study_is_not_measured_again(finished, monkeypatch, command):
     def refuse(*_, **__):
         raise AssertionError("measured again")
 
-    for name in ("evaluate", "delete_each", "delete_random", "reorder"):
-        monkeypatch.setattr(experiments, name, refuse)
+    monkeypatch.setattr(lesions, "evaluate", refuse)
+    monkeypatch.setattr(gradients, "PathGradients", refuse)
+    monkeypatch.setattr(gradients, "gradient_spectrum", refuse)
     before = load_results(finished / "results.json")
     assert main([*command, "--out", str(finished)]) == 0
     assert without_times(load_results(finished / "results.json")) == without_times(before)
@@ -195,12 +254,15 @@ def test_finished_study_is_not_measured_again(finished, monkeypatch, command):
 
 @pytest.mark.usefixtures("no_report")
 def test_loss_beyond_all_numbers_is_null_and_stops_nothing(tmp_path, monkeypatch, command):
-    monkeypatch.setattr(
-        experiments, "delete_each", lambda net, data, blocks: [Lesion((b,), 0.9, np.inf) for b in blocks]
-    )
+    def beyond(net, data, paths, **options):
+        results = evaluate(net, data, paths, **options)
+        return results if paths == [None] else [replace(result, loss=math.inf) for result in results]
+
+    monkeypatch.setattr(lesions, "evaluate", beyond)
     assert main([*command, "--out", str(tmp_path)]) == 0
-    document = load_results(tmp_path / "results.json")
-    assert document["nets"]["full"]["delete_each"]["3"] == {"deleted": [3], "error": 0.9, "loss": None}
+    net = load_results(tmp_path)["nets"]["full"]
+    assert net["delete_each"]["3"]["deleted"] == [3] and net["delete_each"]["3"]["loss"] is None
+    assert net["whole"]["0"]["loss"] > 0
 
 
 # ---- trained weights -------------------------------------------------------------------------------------------
@@ -241,6 +303,7 @@ def refused(arguments, capsys) -> str:
         (["--seed", "-1"], "seed must be at least 0, not -1"),
         (["--trials", "0"], "trials must be at least 1, not 0"),
         (["--keep", "7"], "keep must lie in 1..6"),
+        (["--survival", "0"], "survival must be a probability above 0, not 0.0"),
         (["--shortcut", "none"], "shortcut"),
         (["--data", "folder:absent"], "needs a folder"),
         (["--root", "absent.npz"], "readable .npz"),
@@ -264,10 +327,16 @@ def test_out_that_is_a_file_is_refused(tmp_path, capsys, command):
 
 
 def test_folder_of_another_study_is_refused(finished, capsys, command):
-    before = (finished / "results.json").read_bytes()
+    before = [(finished / name).read_bytes() for name in ("journal.jsonl", "results.json")]
     error = refused([*command, "--samples", "3", "--out", str(finished)], capsys)
-    assert "another study (samples 2 there, 3 here" in error
-    assert (finished / "results.json").read_bytes() == before
+    assert "another run (samples 2 there, 3 here" in error
+    assert [(finished / name).read_bytes() for name in ("journal.jsonl", "results.json")] == before
+
+
+def test_results_without_their_journal_are_left_alone(finished, tmp_path, capsys, command):
+    (tmp_path / "results.json").write_bytes((finished / "results.json").read_bytes())
+    assert "but not the journal.jsonl" in refused([*command, "--out", str(tmp_path)], capsys)
+    assert (tmp_path / "results.json").read_bytes() == (finished / "results.json").read_bytes()
 
 
 @pytest.mark.usefixtures("no_report")
@@ -286,11 +355,11 @@ def test_same_images_elsewhere_are_the_same_study(finished, tmp_path, npz, comma
         (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "nets"}), "'nets' is a required"),
     ],
 )
-def test_corrupt_results_are_refused_and_left_alone(tmp_path, capsys, command, finished, change, sentence):
+def test_corrupt_results_are_not_read(tmp_path, finished, change, sentence):
     text = change((finished / "results.json").read_text(encoding="utf-8"))
     (tmp_path / "results.json").write_text(text, encoding="utf-8")
-    assert sentence in refused([*command, "--out", str(tmp_path)], capsys)
-    assert (tmp_path / "results.json").read_text(encoding="utf-8") == text
+    with pytest.raises(ValueError, match=sentence):
+        load_results(tmp_path / "results.json")
 
 
 def test_diverged_training_stops_with_a_sentence(tmp_path, monkeypatch, capsys, command):

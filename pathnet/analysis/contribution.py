@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
 from scipy.stats import linregress
 from scipy.stats import t as student_t
 
@@ -53,7 +52,7 @@ def contribution(gradients: Sequence[GradientByLength], mass: float = 0.95) -> C
         raise ValueError(
             "gradients must hold one norm above zero at least, but every path of every length carries none"
         )
-    means = np.array([_log10_mean(entry.log10_norms) for entry in gradients])
+    means = np.array([entry.log10_mean for entry in gradients])
     frequency = path_length_distribution(len(lengths) - 1)
     logs = np.log10(frequency) + means
     products = 10.0 ** (logs - logs.max())
@@ -76,10 +75,6 @@ def effective_window(shares: Sequence[float] | np.ndarray, mass: float = 0.95) -
             break
     last = first + width - 1
     return Window(first, last, float(held[first]), float(frequency[first : last + 1].sum()))
-
-
-def _log10_mean(log10_norms: Sequence[float]) -> float:
-    return float((logsumexp(np.array(log10_norms) * np.log(10)) - np.log(len(log10_norms))) / np.log(10))
 
 
 def _slope(gradients: Sequence[GradientByLength]) -> tuple[float, tuple[float, float]]:

@@ -7,10 +7,10 @@ from itertools import combinations
 
 from pathnet.analysis.evaluate import Data
 from pathnet.analysis.lesions import Lesion, delete_all
-from pathnet.models import PathResNet
+from pathnet.models import PathNet
 
 
-def drop_greedily(net: PathResNet, data: Data, count: int) -> list[Lesion]:
+def drop_greedily(net: PathNet, data: Data, count: int) -> list[Lesion]:
     """Drop `count` blocks one by one, each time the one without which the net errs least, by loss among equals.
 
     Lesion k of the result deletes k + 1 blocks, in the order of their choice. It takes n + (n - 1) + ... evaluations.
@@ -24,7 +24,7 @@ def drop_greedily(net: PathResNet, data: Data, count: int) -> list[Lesion]:
     return dropped
 
 
-def drop_exhaustively(net: PathResNet, data: Data, count: int) -> Lesion:
+def drop_exhaustively(net: PathNet, data: Data, count: int) -> Lesion:
     """The `count` blocks without which the net errs least of all C(n, count) choices, by loss among equals."""
     _check_count(count, net)
     best = []
@@ -38,6 +38,6 @@ def _least(lesions: Sequence[Lesion]) -> Lesion:
     return min(lesions, key=lambda lesion: (lesion.error, lesion.loss))
 
 
-def _check_count(count: int, net: PathResNet) -> None:
+def _check_count(count: int, net: PathNet) -> None:
     if not 1 <= count <= net.num_blocks:
         raise ValueError(f"count must lie in 1..{net.num_blocks}, the blocks of the net, not {count}")

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from scipy.stats import binomtest
+from torch import Tensor, nn
 
 from pathnet.analysis.plan import Plan
 from pathnet.gates import Paths
-from pathnet.models import PathResNet
+from pathnet.models import PathNet
 from pathnet.models.resolve import check_images
 
 BATCH_SIZE = 500
@@ -34,9 +35,16 @@ class Evaluation:
         """Share of images on which both predict the same class."""
         return (self.predictions == other.predictions).double().mean().item()
 
+    def error_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Where the error on all images of this kind lies, judged by these: Wilson's interval of a proportion."""
+        images = len(self.predictions)
+        wrong = round(self.error * images)
+        interval = binomtest(wrong, images).proportion_ci(level, method="wilson")
+        return float(interval.low), float(interval.high)
+
 
 def evaluate(
-    net: PathResNet,
+    net: PathNet,
     data: Data,
     paths: Iterable[Paths | None],
     batch_size: int = BATCH_SIZE,
@@ -69,7 +77,7 @@ def evaluate(
 
 
 @contextmanager
-def evaluation_mode(net: PathResNet):
+def evaluation_mode(net: nn.Module):
     """Put `net` into `eval()` and give every module its mode back afterwards."""
     training = [module for module in net.modules() if module.training]
     net.eval()
@@ -83,27 +91,29 @@ def evaluation_mode(net: PathResNet):
 # ---- the images ---------------------------------------------------------------------------------------------------
 
 
-def _batches(net: PathResNet, data: Data, batch_size: int, plan: Plan, memory: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(net: PathNet, data: Data, batch_size: int, plan: Plan, memory: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches on the net's device, channels-last, none of them empty."""
     device = net.conv1.weight.device
-    for x, y in _pairs(data):
+    for x, y in pairs(data):
         if len(y):
             x, y = x.to(device), y.to(device)
             check_images(x, net)
-            size = min(batch_size, _images_within(memory, net, x[:1], plan.kept))
+            size = min(batch_size, images_within(memory, net, x[:1], plan))
             x = x.contiguous(memory_format=torch.channels_last)
             yield from zip(x.split(size), y.split(size), strict=True)
 
 
-def _pairs(data: Data) -> Iterable[Sequence[Tensor]]:
+def pairs(data: Data) -> Iterable[Sequence[Tensor]]:
+    """The batches of images and classes that `data` holds."""
     if isinstance(data, tuple):
         x, y = data
         return [(x, y)]
     return data
 
 
-def _images_within(memory: int, net: PathResNet, image: Tensor, kept: int) -> int:
-    """Images whose activations, `kept` at a time, fit; those of the first stage are the largest of a net."""
+def images_within(memory: int, net: PathNet, image: Tensor, plan: Plan) -> int:
+    """Images whose activations, as many as `plan` keeps, fit; those of the first stage are the largest of a net."""
+    kept = plan.kept
     expansion = net.num_features // (net.conv1.out_channels << (len(net.stages) - 1))
     stem = net.stem(image)
     need = kept * expansion * stem.numel() * stem.element_size()

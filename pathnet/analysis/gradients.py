@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import logsumexp
 from torch import Tensor
 
 from pathnet.analysis.tape import Scaled, Tape
@@ -23,10 +24,26 @@ MEMORY = 1 << 27  # bytes of gradients that are followed side by side
 
 @dataclass(frozen=True)
 class GradientByLength:
-    """Log10 of the norm for each drawn path of one length; minus infinity where it is zero."""
+    """Log10 of the norm for each drawn path of one length; minus infinity where it is zero.
+
+    The norms are those of a batch of `images`, taken `at` the image or the stem's output, with batch norms in the mode
+    `bn`: norms of other batches or modes are other figures.
+    """
 
     length: int
     log10_norms: tuple[float, ...]
+    images: int | None = None
+    at: str = "image"
+    bn: str = "running"
+
+    @property
+    def log10_mean(self) -> float:
+        """Log10 of the mean norm, zeros counted."""
+        return float((logsumexp(np.array(self.log10_norms) * np.log(10)) - np.log(len(self.log10_norms))) / np.log(10))
+
+    def log10_quantiles(self, shares: Sequence[float] = (0.1, 0.5, 0.9)) -> tuple[float, ...]:
+        """Log10 of the norms below which these shares of the paths lie: of actual draws, none interpolated."""
+        return tuple(np.quantile(self.log10_norms, shares, method="inverted_cdf").tolist())
 
 
 def gradient_by_length(
@@ -59,7 +76,7 @@ class PathGradients:
 
     def __init__(self, net: PathResNet, data: tuple[Tensor, Tensor], at: str = "image", bn: str = "running") -> None:
         self._tape = Tape(net, data, at, bn)
-        self._blocks = net.num_blocks
+        self._blocks, self._images, self._at, self._bn = net.num_blocks, len(data[1]), at, bn
         bytes_each = len(data[1]) * self._tape.blocks[0].output[0].nbytes
         self._together = max(1, MEMORY // bytes_each)
 
@@ -72,7 +89,8 @@ class PathGradients:
         """Norms of the gradients along `samples` random paths of each length."""
         chosen = list(lengths)
         norms = iter(self.log10_norms([path for length in chosen for path in self._draw(length, samples, seed)]))
-        return [GradientByLength(length, tuple(next(norms) for _ in range(samples))) for length in chosen]
+        drawn = [(length, tuple(next(norms) for _ in range(samples))) for length in chosen]
+        return [GradientByLength(*entry, self._images, self._at, self._bn) for entry in drawn]
 
     def log10_norms(self, paths: Sequence[Collection[int]]) -> list[float]:
         """Log10 of the norm of the gradient along each path, minus infinity where it is zero."""

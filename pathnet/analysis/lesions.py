@@ -10,7 +10,7 @@ import numpy as np
 
 from pathnet.analysis.evaluate import Data, evaluate
 from pathnet.gates import Paths
-from pathnet.models import PathResNet
+from pathnet.models import PathNet
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Lesion:
     loss: float
 
 
-def delete_each(net: PathResNet, data: Data, blocks: Iterable[int] | None = None) -> list[Lesion]:
+def delete_each(net: PathNet, data: Data, blocks: Iterable[int] | None = None) -> list[Lesion]:
     """Delete single blocks, one after the other: all of them, or those of `blocks`.
 
     A deleted block passes its shortcut alone. Source: Veit et al. 2016, section 4.1 and figure 3.
@@ -31,35 +31,43 @@ def delete_each(net: PathResNet, data: Data, blocks: Iterable[int] | None = None
     return delete_all(net, data, [(int(block),) for block in chosen])
 
 
-def delete_random(net: PathResNet, data: Data, counts: Iterable[int], trials: int, seed: int = 0) -> list[Lesion]:
+def delete_random(net: PathNet, data: Data, counts: Iterable[int], trials: int, seed: int = 0) -> list[Lesion]:
     """Delete k blocks drawn uniformly without replacement, `trials` times for each k of `counts`.
 
     A draw depends on `seed`, k and the trial alone. Source: Veit et al. 2016, section 4.2 and figure 5a.
     """
-    subsets = []
-    for count in counts:
-        if not 0 <= count <= net.num_blocks:
-            raise ValueError(f"counts must lie in 0..{net.num_blocks}, the blocks of the net, but one is {count}")
-        draw = np.random.default_rng([seed, count])
-        subsets += [tuple(sorted(draw.choice(net.num_blocks, count, replace=False).tolist())) for _ in range(trials)]
+    subsets = [subset for count in counts for subset in drawn_subsets(net.num_blocks, count, trials, seed)]
     return delete_all(net, data, subsets)
 
 
-def delete_pairs(net: PathResNet, data: Data) -> list[Lesion]:
+def drawn_subsets(blocks: int, count: int, trials: int, seed: int) -> list[tuple[int, ...]]:
+    """`trials` draws of `count` of `blocks`, each without replacement and in order."""
+    if not 0 <= count <= blocks:
+        raise ValueError(f"counts must lie in 0..{blocks}, the blocks of the net, but one is {count}")
+    draw = np.random.default_rng([seed, count])
+    return [tuple(sorted(draw.choice(blocks, count, replace=False).tolist())) for _ in range(trials)]
+
+
+def delete_pairs(net: PathNet, data: Data) -> list[Lesion]:
     """Delete every pair of blocks, all n (n - 1) / 2 of them, in lexicographic order."""
     return delete_all(net, data, list(combinations(range(net.num_blocks), 2)))
 
 
-def delete_stage_starts(net: PathResNet, data: Data) -> list[Lesion]:
+def delete_stage_starts(net: PathNet, data: Data) -> list[Lesion]:
     """Delete each block whose shortcut changes the shape, and at last all of them together.
 
     These are the peaks of figure 3 of Veit et al. 2016.
     """
+    return delete_all(net, data, stage_starts(net))
+
+
+def stage_starts(net: PathNet) -> list[tuple[int, ...]]:
+    """Each block whose shortcut changes the shape, and at last all of them."""
     starts = [index for index, block in enumerate(net.blocks) if not block.has_identity_shortcut]
-    return delete_all(net, data, [*((start,) for start in starts), tuple(starts)])
+    return [*((start,) for start in starts), tuple(starts)]
 
 
-def delete_all(net: PathResNet, data: Data, subsets: Sequence[Iterable[int]]) -> list[Lesion]:
+def delete_all(net: PathNet, data: Data, subsets: Sequence[Iterable[int]]) -> list[Lesion]:
     """One lesion for each of `subsets`, which name blocks from 0 and share what they begin with (`evaluate`)."""
     deleted = [tuple(subset) for subset in subsets]
     results = evaluate(net, data, [Paths.delete(net.num_blocks, subset) for subset in deleted])

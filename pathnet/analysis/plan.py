@@ -13,7 +13,7 @@ from pathnet.blocks import Stage
 from pathnet.blocks.describe import has_hooks
 from pathnet.blocks.stage import fusable_spec
 from pathnet.gates import Gate, Paths
-from pathnet.models import PathResNet
+from pathnet.models import PathNet, PathResNet, PathVGG
 from pathnet.models.resolve import resolve
 from pathnet.route import Route
 
@@ -21,7 +21,7 @@ from pathnet.route import Route
 class Plan:
     """How the logits of every entry come about: by shared runs, or where a user's hooks watch the net, one by one."""
 
-    def __init__(self, net: PathResNet, entries: Sequence[Paths | None]) -> None:
+    def __init__(self, net: PathNet, entries: Sequence[Paths | None]) -> None:
         self.net, self.entries = net, entries
         self.fusable = [fusable_spec(block) for block in net.blocks]
         absent = [spec is not None and not spec.shortcut for spec in self.fusable]  # an identity no hook watches
@@ -56,7 +56,7 @@ class Plan:
         return self.net.through(x, order, self.routes[run.guide])
 
 
-def _sequence(net: PathResNet, entry: Paths | None, absent: Sequence[bool]) -> tuple[Route, Sequenced]:
+def _sequence(net: PathNet, entry: Paths | None, absent: Sequence[bool]) -> tuple[Route, Sequenced]:
     """The route of `entry` and what it does, block after block; an `absent` block does nothing when deleted."""
     asked = net.paths if entry is None else entry
     if isinstance(asked, Paths) and asked.per_sample:
@@ -76,11 +76,11 @@ def _sequence(net: PathResNet, entry: Paths | None, absent: Sequence[bool]) -> t
     return route, tuple(operations)
 
 
-def _runs_in_pieces(net: PathResNet) -> bool:
+def _runs_in_pieces(net: PathNet) -> bool:
     """Whether stem, blocks and head, called one after the other, are what a call of the net is."""
     parts: list[nn.Module] = [net, *net.stages]
     watched = _has_any_global_hook() or any(has_hooks(part) or "forward" in vars(part) for part in parts)
-    plain = type(net).forward is PathResNet.forward and all(
-        type(stage).forward is Stage.forward for stage in net.stages
+    plain = type(net).forward in (PathResNet.forward, PathVGG.forward) and all(
+        type(stage).forward in (Stage.forward, nn.Sequential.forward) for stage in net.stages
     )
     return plain and not watched

@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 
 from pathnet.analysis.evaluate import Data, evaluate
 from pathnet.gates import Paths
-from pathnet.models import PathResNet
+from pathnet.models import PathNet
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,18 @@ def swapped_order(
     return tuple(order)
 
 
-def reorder(net: PathResNet, data: Data, swaps: Iterable[int], trials: int, seed: int = 0) -> list[Reordering]:
+def drawn_orders(net: PathNet, swaps: int, trials: int, seed: int) -> list[tuple[int, ...]]:
+    """`trials` draws of an order that `swaps` swaps make."""
+    draw = np.random.default_rng([seed, swaps])
+    return [swapped_order(net.num_blocks, net.swappable(), swaps, draw) for _ in range(trials)]
+
+
+def reorder(net: PathNet, data: Data, swaps: Iterable[int], trials: int, seed: int = 0) -> list[Reordering]:
     """Swap k random pairs of blocks of equal shape, `trials` times for each k of `swaps`.
 
     A draw depends on `seed`, k and the trial alone. Source: Veit et al. 2016, section 4.3 and figure 5b.
     """
-    drawn = []
-    for count in swaps:
-        draw = np.random.default_rng([seed, count])
-        drawn += [(count, swapped_order(net.num_blocks, net.swappable(), count, draw)) for _ in range(trials)]
+    drawn = [(count, order) for count in swaps for order in drawn_orders(net, count, trials, seed)]
     whole = Paths.delete(net.num_blocks, [])
     results = evaluate(net, data, [whole.reordered(order) for _, order in drawn])
     return [

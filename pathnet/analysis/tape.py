@@ -137,7 +137,7 @@ def whole_route(net: PathResNet) -> Route:
 
 
 @contextmanager
-def normalised_by(net: PathResNet, bn: str) -> Iterator[None]:
+def normalised_by(net: nn.Module, bn: str) -> Iterator[None]:
     """Batch norms use the "running" statistics inside, or those of the "batch"; each module's mode comes back."""
     with evaluation_mode(net):
         net.train(bn == "batch")

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from pathnet.cli.resumable import is_first
+
 # Modules of pathnet.cli: each has NAME, HELP, add_arguments(parser) and run(args) -> status.
-COMMANDS = ("bench", "doctor", "study", "train")
+COMMANDS = ("bench", "doctor", "gradients", "lesion", "report", "study", "train")
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -28,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return args.run(args)
-    except KeyboardInterrupt:
-        print("pathnet: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        if is_first():
+            print(f"\npathnet: {interrupt.args[0] if interrupt.args else 'interrupted'}", file=sys.stderr)
         return 130
     except Exception as error:
         if not is_answer(error):

@@ -6,11 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from pathnet.cli.resumable import is_first, resumable
+
 NAME = "study"
 HELP = "train a net, take it apart path by path, and write a report"
 SETTINGS = (
-    "data", "root", "image_size", "net", "shortcut", "weights", "epochs", "keep", "samples", "trials", "images",
-    "seed",
+    "data", "root", "image_size", "net", "shortcut", "weights", "epochs", "keep", "survival", "samples", "trials",
+    "images", "seed",
 )  # fmt: skip
 
 
@@ -25,9 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shortcut", help="pad (default), pad_end or conv")
     parser.add_argument("--weights", help="study these trained weights instead of training")
     parser.add_argument(
-        "--epochs", type=int, help="epochs of full training (8); blocks/keep times as many of effective-path training"
+        "--epochs", type=int, help="epochs of full training (6); more of trainings that leave blocks out"
     )
     parser.add_argument("--keep", type=int, help="blocks in each step of effective-path training (23 of 54)")
+    parser.add_argument("--survival", type=float, help="how often stochastic depth keeps the last block (0.5)")
     parser.add_argument("--samples", type=int, help="paths drawn for each length, up to 1000 (20)")
     parser.add_argument("--trials", type=int, help="draws for each number of deleted blocks and of swaps (10)")
     parser.add_argument("--images", type=int, help="test images that lesions are measured on, at most (1000)")
@@ -41,15 +44,11 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         settings = settings_from(args.quick, **{name: getattr(args, name) for name in SETTINGS})
-        report = run_study(settings, args.out)
+        with resumable(args.out):
+            report = run_study(settings, args.out)
     except (ValueError, Diverged) as error:
         print(f"pathnet study: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            f"\nInterrupted. What is finished stands in {args.out}; the same command resumes.",
-            file=sys.stderr,
-        )
-        return 130
-    print(f"Report: {report}")
+    if is_first():
+        print(f"Report: {report}")
     return 0

@@ -13,7 +13,7 @@ __all__ = ["ImageData", "load", "load_cifar10", "load_digits", "load_folder"]
 
 
 def load(name: str = "digits", root: str | Path | None = None, image_size: int = 32) -> ImageData:
-    """Load the data called `name`: `"digits"`, `"cifar10"` (needs `root`) or `"folder:PATH"`.
+    """Load the data called `name`: `"digits"`, `"cifar10"` (needs `root`), an `.npz` file or `"folder:PATH"`.
 
     `image_size` is the side in pixels that the images of a folder are resized to.
     Raises ValueError, in one sentence, where the data are unknown, unreadable, empty or too small.
@@ -26,6 +26,8 @@ def load(name: str = "digits", root: str | Path | None = None, image_size: int =
                 "data cifar10 needs root, the folder that holds cifar-10-batches-py or an .npz file; none was given"
             )
         return load_cifar10(Path(root))
+    if name.endswith(".npz"):
+        return load_cifar10(Path(name))
     if name.startswith("folder:"):
         return load_folder(Path(name.removeprefix("folder:")), image_size)
-    raise ValueError(f"data must be digits, cifar10 or folder:PATH, not {name!r}")
+    raise ValueError(f"data must be digits, cifar10, an .npz file or folder:PATH, not {name!r}")

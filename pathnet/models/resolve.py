@@ -14,10 +14,11 @@ from pathnet.route import Route
 from pathnet.samplers import Sampler
 
 if TYPE_CHECKING:
+    from pathnet.models import PathNet
     from pathnet.models.path_resnet import PathResNet
 
 
-def resolve(net: PathResNet, x: Tensor, paths: Paths | None) -> tuple[Route | None, tuple[int, ...] | None]:
+def resolve(net: PathNet, x: Tensor, paths: Paths | None) -> tuple[Route | None, tuple[int, ...] | None]:
     """The route of this forward and the order of its blocks; None for all FULL and for the net's own order.
 
     An explicit `paths` replaces the draw; in evaluation the sampler's rule still multiplies s, unless paths are raw.
@@ -28,7 +29,7 @@ def resolve(net: PathResNet, x: Tensor, paths: Paths | None) -> tuple[Route | No
     fixed = paths if paths is not None else net.paths if isinstance(net.paths, Paths) else None
     update = not recomputing()
     if fixed is None and sampler is not None and net.training:
-        return _drawn(net, x, sampler, update), None
+        return _drawn(net, x, sampler, update), None  # type: ignore[arg-type]  # only residual nets take samplers
     rule = sampler.test_multiplier(net.num_blocks) if sampler is not None and not net.training else None
     if fixed is None:
         return _plain(net, rule, update), None
@@ -40,7 +41,7 @@ def resolve(net: PathResNet, x: Tensor, paths: Paths | None) -> tuple[Route | No
     return route, fixed.order
 
 
-def _plain(net: PathResNet, rule: list[float] | None, update: bool) -> Route | None:
+def _plain(net: PathNet, rule: list[float] | None, update: bool) -> Route | None:
     """Every block FULL: no route at all, unless a sampler's rule multiplies or a recomputation must move nothing."""
     if rule is None and update:
         return None
@@ -55,12 +56,12 @@ def _drawn(net: PathResNet, x: Tensor, sampler: Sampler, update: bool) -> Route:
     return _route(net, net._draws.next(sampler, x, net.num_blocks), update)
 
 
-def _route(net: PathResNet, paths: Paths, update: bool) -> Route:
+def _route(net: PathNet, paths: Paths, update: bool) -> Route:
     factor = torch.ones(paths.num_blocks, dtype=torch.float64) if paths.multiplier is None else paths.multiplier
     return Route(paths.gates, factor, paths.present, update, net.row_statistics == "all")
 
 
-def _check_order(net: PathResNet, order: tuple[int, ...] | None) -> None:
+def _check_order(net: PathNet, order: tuple[int, ...] | None) -> None:
     if order is None:
         return
     group_of = {block: i for i, group in enumerate(net.swappable()) for block in group}
@@ -82,7 +83,7 @@ def check_paths(paths: object, blocks: int) -> None:
         raise TypeError(f"paths must be a Paths, a sampler or None, got {type(paths).__name__}")
 
 
-def check_images(x: Tensor, net: PathResNet) -> None:
+def check_images(x: Tensor, net: PathNet) -> None:
     """Raise TypeError or ValueError, in a sentence, where x cannot be a batch of images for this net."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__

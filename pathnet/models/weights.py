@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,16 @@ def load_weights(net: nn.Module, source: str | PathLike | Mapping[str, object]) 
     names every missing, unexpected and misshapen key.
     """
     where = "the given mapping" if isinstance(source, Mapping) else str(source)
-    loaded = source if isinstance(source, Mapping) else _read(Path(source))
-    weights = {_spelling(name): value for name, value in _unwrap(loaded, where).items()}
+    weights = read_weights(source)
     _check_fit(net.state_dict(), weights, where)
     net.load_state_dict(weights, strict=False)
+
+
+def read_weights(source: str | PathLike | Mapping[str, object]) -> dict[str, Any]:
+    """The state dict that `source` is or holds, in torchvision's names; raises as `load_weights`."""
+    where = "the given mapping" if isinstance(source, Mapping) else str(source)
+    loaded = source if isinstance(source, Mapping) else _read(Path(source))
+    return {_spelling(name): value for name, value in _unwrap(loaded, where).items()}
 
 
 def _read(path: Path) -> Mapping[str, object]:

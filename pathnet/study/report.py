@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from datetime import datetime
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pathnet.analysis import surviving_paths
 from pathnet.files import write_atomically
-from pathnet.study.figures import net_label
-from pathnet.study.findings import findings, observations, percent
+from pathnet.study.findings import excess, findings, observations, percent
+from pathnet.study.nets import net_label
+from pathnet.study.summary import list_lines
 
 FILE_NAME = "report.html"
 
@@ -30,19 +32,29 @@ def write_report(document: dict[str, Any], out: Path) -> Path:
     html = templates.get_template("report.html.j2").render(
         **document,
         title=_title(document),
+        name=_name(document),
+        measured={name for net in document["nets"].values() for name in net},
+        lists=list_lines(document),
         findings=findings(document),
         observations=observations(document),
         plot=lambda name: _inline(out / "plots" / f"{name}.svg"),
         label=lambda name: net_label(document, name),
         lost=_lost_paths(document["net"]["blocks"]),
+        worst_start=lambda name: max(_start_errors(document, name)),
         percent=percent,
         median=np.median,
-        spectrum=next(net["spectrum"]["0"] for net in document["nets"].values() if "spectrum" in net),
+        excess=next((excess(net) for net in document["nets"].values() if "contribution" in net), None),
+        spectrum=next((net["spectrum"]["0"] for net in document["nets"].values() if "spectrum" in net), None),
         written=datetime.now().strftime("%-d %B %Y, %H:%M"),
     )
     path = out / FILE_NAME
     write_atomically(path, lambda beside: beside.write_text(html, encoding="utf-8"))
     return path
+
+
+def _start_errors(document: dict[str, Any], title: str) -> list[float]:
+    """Errors of a net without one of the blocks that start a stage."""
+    return [document["nets"][title]["delete_each"][str(start)]["error"] for start in document["net"]["stage_starts"]]
 
 
 def _lost_paths(blocks: int) -> dict[str, float]:
@@ -58,9 +70,14 @@ def _lost_paths(blocks: int) -> dict[str, float]:
     }
 
 
+def _name(document: dict[str, Any]) -> str:
+    """What weights said of their net, or what was asked for."""
+    return document["net"].get("name") or document["settings"]["net"]
+
+
 def _title(document: dict[str, Any]) -> str:
-    kind = "pre‑activation ResNet" if document["settings"]["net"].startswith("preact") else "ResNet"
-    depth = document["settings"]["net"].removeprefix("preact").removeprefix("basic")
+    name = _name(document)
+    kind, depth = "pre‑activation ResNet" if name.startswith("preact") else "ResNet", name.lstrip(ascii_letters + "_")
     return f"The paths of a {kind}\u2011{depth}"  # a hyphen that does not break
 
 

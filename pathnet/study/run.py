@@ -1,137 +1,118 @@
-"""One study from start to report, resumable at every part."""
+"""One study from start to report, resumable at every part and shared by the processes that torchrun started."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pathnet import data as images
-from pathnet import samplers
 from pathnet.data import ImageData
-from pathnet.files import sha256_of_file, writable_folder
-from pathnet.models import PathResNet
-from pathnet.models.weights import load_weights
-from pathnet.study.environment import environment, pathnet_version
-from pathnet.study.experiments import Experiments, run_parts, summarise_gradients
+from pathnet.files import writable_folder
+from pathnet.models import PathNet, PathResNet
+from pathnet.study.environment import environment
+from pathnet.study.experiments import Experiments, summarise_gradients
 from pathnet.study.figures import draw_figures
-from pathnet.study.report import write_report
-from pathnet.study.results import Results
-from pathnet.study.settings import Settings, blocks_to_keep, effective_epochs, make_net
+from pathnet.study.nets import CONTROL
+from pathnet.study.parts import Part, run_parts
+from pathnet.study.ranks import Ranks, joined
+from pathnet.study.report import FILE_NAME, write_report
+from pathnet.study.results import Results, opened
+from pathnet.study.rules import Rules
+from pathnet.study.settings import Settings, blocks_to_keep, make_net
+from pathnet.study.subject import about_data, about_net, check_fit, identity, net_of_weights
+from pathnet.study.trainings import Training, trainings
 from pathnet.training import Recipe, fit
 
-LESIONS = ("whole", "delete_each", "delete_random", "reorder")
+SINGLE = ("whole", "delete_each")  # all that says something of a net without shortcuts
+LESIONS = (*SINGLE, "delete_random", "reorder")
 GRADIENTS = ("gradients", "spectrum")
 
 
 def run_study(settings: Settings, out: Path) -> Path:
     """Run what is missing of the study in the folder `out` and return the path of its `report.html`.
 
-    Every finished part is on disk before the next begins, so an interrupted study resumes with the same call.
+    Every finished part is on disk before the next begins, so an interrupted study resumes with the same call. Started
+    by torchrun, all processes share the trainings and the parts.
     ValueError, in a sentence, where data, weights or the folder do not serve.
     """
-    writable_folder(out, "out")
+    with joined() as ranks:
+        data, net = ranks.in_turn(lambda: _prepared(settings))
+        with opened(out, _header(settings, data, net), ranks) as results:
+            results.document["environment"] = environment()
+            nets: Mapping[str, PathNet] = {"trained": net}
+            if settings.weights is None:
+                nets = _trained_here(settings, data, results, ranks)
+            run_parts(_parts(nets, data, settings), results, ranks)
+            summarise_gradients(results, next(iter(nets)))
+        if ranks.rank == 0:
+            draw_figures(results.document, out / "plots")
+            write_report(results.document, out)
+    return out / FILE_NAME
+
+
+def _prepared(settings: Settings) -> tuple[ImageData, PathResNet]:
+    """The images and the net, with its weights where it is not to be trained."""
     data = images.load(settings.data, settings.root, settings.image_size)
-    net = make_net(settings.net, settings.shortcut, data, settings.seed)
+    if settings.weights is None:
+        net = make_net(settings.net, settings.shortcut, data, settings.seed)
+    else:
+        name, net = net_of_weights(settings.weights, settings.shortcut)
+        check_fit(net, data)
+        if name != settings.net:
+            raise ValueError(f"net must be {name}, whose weights those in {settings.weights} are, not {settings.net}")
     if not any(len(group) > 1 for group in net.swappable()):
         raise ValueError(f"net must have blocks of equal shape to swap, but {settings.net} has none; take a deeper one")
-    results = Results.open(out, _header(settings, data, net))
-    results.document["environment"] = environment()
-    if settings.weights is None:
-        _study_trained_here(settings, data, results, out)
-    else:
-        load_weights(net, settings.weights)
-        _measure("trained", net, settings, data, results, with_gradients=True)
-    results.document["complete"] = True
-    results.save()
-    draw_figures(results.document, out / "plots")
-    return write_report(results.document, out)
+    return data, net
 
 
-def _study_trained_here(settings: Settings, data: ImageData, results: Results, out: Path) -> None:
-    keep = results.document["net"]["keep"]
-    nets = {}
-    for title in ("full", "effective"):
-        nets[title] = make_net(settings.net, settings.shortcut, data, settings.seed)
-        if title == "effective":
-            nets[title].paths = samplers.KeepExactly(keep, seed=settings.seed)
-        _train(title, nets[title], settings, data, results, out)
-    for title, net in nets.items():
-        _measure(title, net, settings, data, results, with_gradients=title == "full")
+def _trained_here(settings: Settings, data: ImageData, results: Results, ranks: Ranks) -> dict[str, PathNet]:
+    """All nets, trained; each training runs on one rank alone and its weights go to all."""
+    wanted = trainings(settings, data)
+    for training in wanted.values():
+        # As training does, on every rank: equal bits need equal layouts.
+        training.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = {}
+    for title in ranks.taken(list(wanted)):
+        _train(title, wanted[title], settings, data, results)
+        weights[title] = wanted[title].net.state_dict()
+    for trained in ranks.gathered(weights):
+        for title, state in trained.items():
+            wanted[title].net.load_state_dict(state)
+    results.share()
+    return {title: training.net for title, training in wanted.items()}
 
 
-def _train(title: str, net: PathResNet, settings: Settings, data: ImageData, results: Results, out: Path) -> None:
-    checkpoints = writable_folder(out / "checkpoints", "out")
-    count = effective_epochs(settings, net.num_blocks) if title == "effective" else settings.epochs
-    recipe = Recipe(count, settings.batch_size, settings.peak_lr, seed=settings.seed)
-    with _timed(results, f"train the {title} net"):
-        epochs = fit(net, data, recipe, checkpoint=checkpoints / f"{title}.pt", title=f"train the {title} net")
-    results.document["training"][title] = [asdict(epoch) for epoch in epochs]
-    results.save()
+def _train(title: str, training: Training, settings: Settings, data: ImageData, results: Results) -> None:
+    checkpoints = writable_folder(results.folder / "checkpoints", "out")
+    recipe = Recipe(training.epochs, settings.batch_size, settings.peak_lr, seed=settings.seed)
+    started = time.perf_counter()
+    epochs = fit(training.net, data, recipe, checkpoint=checkpoints / f"{title}.pt", title=f"train the {title} net")
+    if title not in results.document["training"]:
+        results.add_training(title, [asdict(epoch) for epoch in epochs], time.perf_counter() - started)
 
 
-def _measure(
-    title: str,
-    net: PathResNet,
-    settings: Settings,
-    data: ImageData,
-    results: Results,
-    *,
-    with_gradients: bool,
-) -> None:
-    experiments = Experiments(net, data, settings)
-    for name in LESIONS + GRADIENTS if with_gradients else LESIONS:
-        with _timed(results, f"{name.replace('_', ' ')}, {title} net"):
-            run_parts(name, title, results, experiments)
-    if with_gradients:
-        summarise_gradients(results, title)
-
-
-@contextmanager
-def _timed(results: Results, part: str) -> Iterator[None]:
-    """Add the wall time spent inside to that of `part`, whether it finishes or is interrupted."""
-    seconds, started = results.document.setdefault("seconds", {}), time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[part] = round(seconds.get(part, 0.0) + time.perf_counter() - started, 2)
+def _parts(nets: Mapping[str, PathNet], data: ImageData, settings: Settings) -> Iterator[tuple[str, str, Part]]:
+    """All that is measured; the gradients on the first net alone."""
+    for position, (title, net) in enumerate(nets.items()):
+        experiments = Experiments(net, data, settings)
+        rules = Rules(net, data.train, experiments.tested)
+        for name in SINGLE if title == CONTROL else LESIONS:
+            yield from ((title, name, part) for part in getattr(experiments, name)())
+        yield from ((title, "rules", part) for part in rules.rules())
+        if position == 0:
+            yield from ((title, name, part) for name in GRADIENTS for part in getattr(experiments, name)())
 
 
 def _header(settings: Settings, data: ImageData, net: PathResNet) -> dict[str, Any]:
-    blocks = net.num_blocks
-    _, _, height, width = data.test[0].shape
     return {
+        "command": "study",
         "settings": asdict(settings),
-        "identity": {
-            "pathnet": pathnet_version(),
-            "data": data.fingerprint,
-            "weights": None if settings.weights is None else sha256_of_weights(Path(settings.weights)),
-        },
-        "net": {
-            "blocks": blocks,
-            "keep": blocks_to_keep(settings, blocks),
-            "stage_starts": [i for i, block in enumerate(net.blocks) if not block.has_identity_shortcut],
-            "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        },
-        "data": {
-            "description": data.description,
-            "train": len(data.train[1]),
-            "test": len(data.test[1]),
-            "evaluated": min(settings.images, len(data.test[1])),
-            "classes": data.classes,
-            "channels": data.channels,
-            "height": height,
-            "width": width,
-        },
+        "identity": identity(data, settings.weights),
+        "net": about_net(net) | {"keep": blocks_to_keep(settings, net.num_blocks)},
+        "data": about_data(data, min(settings.images, len(data.test[1]))),
     }
-
-
-def sha256_of_weights(path: Path) -> str:
-    """SHA-256 of a weights file; ValueError where it cannot be read."""
-    try:
-        return sha256_of_file(path)
-    except OSError as error:
-        raise ValueError(f"weights must be a readable file, but {path} is not ({error.strerror})") from error

@@ -10,8 +10,9 @@ import torch
 
 from pathnet import data as images
 from pathnet.models import PathResNet
+from pathnet.study.subject import net_of_weights
 
-NET_NAME = re.compile(r"(preact|basic)([0-9]+)")
+NET_NAME = re.compile(r"(preact|basic|bottleneck|preact_bottleneck|imagenet)([0-9]+)")
 LARGEST_SAMPLES = 1000
 
 
@@ -27,9 +28,10 @@ def net_name(name: str) -> tuple[str, int]:
 class Settings:
     """One study. Two studies with equal settings, images, weights and version give equal results.
 
-    `epochs` are those of full training; the effective net gets `effective_epochs` of them. `keep` is the number of
-    blocks in each step of effective-path training; None keeps 23 of 54, or as many in proportion. `images` caps the
-    test images of lesions; `samples` counts the paths drawn for each length.
+    `epochs` are those of full training; trainings on fewer blocks a step get more (`trainings`). `keep` is the number
+    of blocks in each step of effective-path training; None keeps 23 of 54, or as many in proportion. `survival` is the
+    probability with which stochastic depth keeps the last block. `images` caps the test images of lesions; `samples`
+    counts the paths drawn for each length.
     """
 
     data: str = "digits"
@@ -38,12 +40,13 @@ class Settings:
     net: str = "preact110"
     shortcut: str = "pad"
     weights: str | None = None
-    epochs: int = 8
+    epochs: int = 6
     batch_size: int = 32
     peak_lr: float = 0.1
     keep: int | None = None
-    deletions: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20)
-    swaps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 14, 18, 24)
+    survival: float = 0.5
+    deletions: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 12, 15, 20)
+    swaps: tuple[int, ...] = (1, 2, 4, 6, 10, 16, 24)
     trials: int = 10
     samples: int = 20
     gradient_images: int = 32
@@ -59,12 +62,14 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, not {self.seed}")
+        if not 0 < self.survival <= 1:
+            raise ValueError(f"survival must be a probability above 0, not {self.survival}")
         net_name(self.net)
 
 
 QUICK = Settings(
     net="preact56",
-    epochs=5,
+    epochs=4,
     deletions=(1, 2, 3, 4, 6, 8, 10),
     swaps=(1, 2, 4, 8, 12),
     trials=4,
@@ -75,17 +80,31 @@ QUICK = Settings(
 
 
 def settings_from(quick: bool, **asked: Any) -> Settings:
-    """The default or the quick study, with everything that was asked for (not None) in place of its own."""
+    """The default or the quick study, with everything that was asked for (not None) in place of its own.
+
+    Weights say themselves which net they belong to.
+    """
     preset = QUICK if quick else Settings()
-    return replace(preset, **{name: value for name, value in asked.items() if value is not None})
+    wanted = {name: value for name, value in asked.items() if value is not None}
+    if "weights" in wanted and "net" not in wanted:
+        wanted["net"], _ = net_of_weights(wanted["weights"], wanted.get("shortcut", preset.shortcut))
+    return replace(preset, **wanted)
 
 
 def make_net(name: str, shortcut: str, data: images.ImageData, seed: int) -> PathResNet:
     """The net called `name` for these images, with weights drawn from `seed`."""
-    block, depth = net_name(name)
+    kind, depth = net_name(name)
+    imagenet = kind == "imagenet"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return PathResNet(depth, data.classes, block=block, shortcut=shortcut, in_channels=data.channels)
+        return PathResNet(
+            depth,
+            data.classes,
+            stem="imagenet" if imagenet else "cifar",
+            block=None if imagenet else kind,
+            shortcut=None if imagenet else shortcut,
+            in_channels=data.channels,
+        )
 
 
 def blocks_to_keep(settings: Settings, blocks: int) -> int:
@@ -94,8 +113,3 @@ def blocks_to_keep(settings: Settings, blocks: int) -> int:
     if not 1 <= keep <= blocks:
         raise ValueError(f"keep must lie in 1..{blocks}, the blocks of {settings.net}, not {keep}")
     return keep
-
-
-def effective_epochs(settings: Settings, blocks: int) -> int:
-    """Epochs of effective-path training, round(epochs * blocks / keep): equally many blocks run as in full training."""
-    return round(settings.epochs * blocks / blocks_to_keep(settings, blocks))
