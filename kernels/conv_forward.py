@@ -20,11 +20,13 @@ def convolved(
 ):
     """What the convolution reads at `at`, float32; zero outside the image, behind batch norm too."""
     if PROLOGUE == "input":
-        return tl.load(x + at, within, 0.0).to(tl.float32)
-    value = normalised(tl.load(u + at, within, 0.0), state, channels, CHANNELS)
-    if PROLOGUE == "merge":
-        value += tl.load(x + at, within, 0.0).to(tl.float32)
-    return tl.where(within, tl.maximum(value, 0.0), 0.0)
+        value = tl.load(x + at, within, 0.0).to(tl.float32)
+    else:
+        value = normalised(tl.load(u + at, within, 0.0), state, channels, CHANNELS)
+        if PROLOGUE == "merge":
+            value += tl.load(x + at, within, 0.0).to(tl.float32)
+        value = tl.where(within, tl.maximum(value, 0.0), 0.0)
+    return value
 
 
 @triton.jit
