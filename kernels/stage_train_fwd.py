@@ -39,26 +39,32 @@ def empty(like: Tensor, geometry: Geometry) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
-def empty_bits(like: Tensor) -> Tensor:
-    """One bit for each element of `like`."""
-    n, c, h, w = like.shape
-    return torch.empty((n * h * w, -(-c // 8)), dtype=torch.uint8, device=like.device)
+def empty_bits(like: Tensor, geometry: Geometry) -> Tensor:
+    """One bit for each element of what a convolution puts out."""
+    return torch.empty((geometry.pixels_out, -(-geometry.outputs // 8)), dtype=torch.uint8, device=like.device)
+
+
+def keeps(gates: Sequence[int]) -> list[bool]:
+    """What the backward of a run reads, five a block: x, u1, u2, the norms' states, the mask before the block.
+
+    Then the mask behind the run's last ReLUs.
+    """
+    kept = []
+    for block, gate in enumerate(gates):
+        gradient = has_gradient(gate)
+        kept += [keeps_input(gates, block), gradient, gradient, gradient, gradient and mask_at(gates, block) == "bits"]
+    return [*kept, True]
 
 
 def kept_tensors(gates: Sequence[int], x: Tensor, shapes: Sequence[tuple[Geometry, Geometry]]) -> list[Tensor | None]:
-    """Fresh memory for what the backward of a run reads, five a block: x, u1, u2, the states and the mask before it.
-
-    The mask behind the run's last ReLUs comes after all blocks. None where the gates need nothing.
-    """
-    kept: list[Tensor | None] = []
-    for block, (one, two) in enumerate(shapes):
-        gradient = has_gradient(gates[block])
-        stream = empty(x, two) if block else None
-        kept += [stream if keeps_input(gates, block) else None]
-        kept += [empty(x, one) if gradient else None, empty(x, two) if gradient else None]
-        kept += [x.new_empty((2, 4, two.outputs), dtype=torch.float32) if gradient else None]
-        kept += [empty_bits(stream) if stream is not None and gradient and mask_at(gates, block) == "bits" else None]
-    return [*kept, empty_bits(empty(x, shapes[-1][1]))]
+    """Fresh memory for what `keeps` lists, None for the rest."""
+    wanted, kept = iter(keeps(gates)), list[Tensor | None]()
+    for one, two in shapes:
+        kept += [empty(x, two) if next(wanted) else None]  # a block that keeps its input has a stride of 1
+        kept += [empty(x, geometry) if next(wanted) else None for geometry in (one, two)]
+        kept += [x.new_empty((2, 4, two.outputs), dtype=torch.float32) if next(wanted) else None]
+        kept += [empty_bits(x, two) if next(wanted) else None]
+    return [*kept, empty_bits(x, shapes[-1][1])]
 
 
 def stage_train_fwd(x: Tensor, skip: Tensor | None, blocks: BlockRun) -> tuple[Tensor, list[Tensor | None]]:

@@ -27,6 +27,16 @@ SCHEMAS = (
     "stage_train_bwd(Tensor grad_y, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] norms, Tensor[] running,"
     " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants, bool has_skip, bool[] needs)"
     " -> Tensor[]",
+    # The same by Triton: basic blocks, float32 (products in `precision`: tf32 or ieee), float16 or bfloat16, a stride
+    # and a gate a block; `running` has the counter of batches too. kernels/stage_train_fwd.py
+    "stage_train_triton_fwd(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, Tensor(a!)[] running,"
+    " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants, str precision)"
+    " -> (Tensor y, Tensor[] saved)",
+    # x, skip and all weights in a row, as `needs` asks, then those of the norms, [norms, 2, C].
+    # kernels/stage_train_bwd.py
+    "stage_train_triton_bwd(Tensor grad_y, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] norms, int[] blocks,"
+    " float[] scales, bool[] norm_flags, float[] norm_constants, str precision, bool has_skip, bool[] needs)"
+    " -> Tensor[]",
     # Batch norm, ReLU and 3x3 max pooling of stride 2, float32, u and y in channels_last. csrc/cpu/stem_train.cpp
     # norm: weight, bias; running: mean, variance, which moves in place if `update`; winners: a byte a value of y.
     "stem_train_fwd(Tensor u, Tensor[] norm, Tensor(a!)[] running, bool batch_stats, bool update, float eps,"
