@@ -11,7 +11,16 @@ import triton.language as tl
 
 from pathnet.kernels.bits import store_bits
 from pathnet.kernels.norm import finish_forward, normalised
-from pathnet.kernels.tiles import TAPS, block, multiply_add, tap_of_output, tile_channels, tile_pixels, weight_tile
+from pathnet.kernels.tiles import (
+    TAPS,
+    block,
+    multiply_add,
+    places,
+    tap_of_output,
+    tile_channels,
+    tile_pixels,
+    weight_tile,
+)
 
 
 @triton.jit
@@ -60,16 +69,17 @@ def conv_forward(
         if tl.program_id(1) == 0:
             write_merged(u_in, x_in, state_in, merged, bits, pixels, count, IN, BLOCK_K, BITS)
     CHUNKS: tl.constexpr = (IN + BLOCK_K - 1) // BLOCK_K
+    valid = pixels < count
+    image, row, column = places(pixels, (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(TAPS * CHUNKS):
         tap = step // CHUNKS
         inputs = step % CHUNKS * BLOCK_K + tl.arange(0, BLOCK_K)
-        source, inside = tap_of_output(pixels, count, tap, height, width, STRIDE)
+        source, inside = tap_of_output(image, row, column, valid, tap, height, width, STRIDE)
         at, within = block(source, inputs, inside, IN)
         values = convolved(u_in, x_in, state_in, at, within, inputs, IN, PROLOGUE)
         weights = weight_tile(weight, outputs[None, :], inputs[:, None], tap, by_output, by_input, by_tap, OUT, IN)
         sums = multiply_add(sums, values, weights, STORED, PRODUCT, PRECISION)
-    valid = pixels < count
     at, within = block(pixels, outputs, valid, OUT)
     stored = sums.to(STORED)
     tl.store(u_out + at, stored, within)

@@ -11,7 +11,16 @@ import triton.language as tl
 
 from pathnet.kernels.bits import load_bits
 from pathnet.kernels.norm import finish_backward, norm_backward, normalised
-from pathnet.kernels.tiles import TAPS, block, multiply_add, tap_of_input, tile_channels, tile_pixels, weight_tile
+from pathnet.kernels.tiles import (
+    TAPS,
+    block,
+    multiply_add,
+    places,
+    tap_of_input,
+    tile_channels,
+    tile_pixels,
+    weight_tile,
+)
 
 
 @triton.jit
@@ -22,11 +31,13 @@ def transposed_product(
 ):  # fmt: skip
     """conv^T(norm backward of g) at input `pixels` and channels `inputs`, float32 [BLOCK_M, BLOCK_N]."""
     CHUNKS: tl.constexpr = (OUT + BLOCK_K - 1) // BLOCK_K
+    rows, columns = (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE
+    image, row, column = places(pixels, height, width)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(TAPS * CHUNKS):
         tap = step // CHUNKS
         outputs = step % CHUNKS * BLOCK_K + tl.arange(0, BLOCK_K)
-        source, inside = tap_of_input(pixels, count, tap, height, width, STRIDE)
+        source, inside = tap_of_input(image, row, column, pixels < count, tap, rows, columns, STRIDE)
         at, within = block(source, outputs, inside, OUT)
         gradient, value = tl.load(g + at, within, 0.0), tl.load(u + at, within, 0.0)
         values = tl.where(within, norm_backward(gradient, value, state, slopes, outputs, OUT), 0.0)

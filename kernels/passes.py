@@ -226,10 +226,10 @@ def weight_gradient_pass(
         "BLOCK_I": tile.i, "BLOCK_O": tile.o,
     }  # fmt: skip
     taps = g.pairs * g.inputs * triton.cdiv(g.outputs, tile.o)
-    outputs = 9 * g.pixels_out * g.outputs * triton.cdiv(g.inputs, tile.i)
+    outputs = 3 * g.pixels_out * g.outputs * triton.cdiv(g.inputs, tile.i)
     reads = requested(arguments, "state", "slopes", "state_in", g=outputs, u=outputs, u_in=taps, x_in=taps)
     writes = requested(arguments, "partial")
-    grid = (slots, 9 * blocks)
+    grid = (slots, 3 * blocks)
     return Launch(name, weight_gradient, grid, arguments, constants, tile.warps, tile.stages, reads, writes, True)
 
 

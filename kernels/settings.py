@@ -50,15 +50,15 @@ def conv_tile(inputs: int, outputs: int, dtype: torch.dtype) -> ConvTile:
 
 
 def weight_tile(inputs: int, outputs: int, dtype: torch.dtype) -> WeightTile:
-    """At most 32 x 64 sums a program, 16 registers a thread: what remains holds two prologues of 32 or 64 pixels."""
-    return WeightTile(32 if dtype == torch.float32 else 64, _power(inputs, 64), _power(outputs, 32), WARPS, 2)
+    """At most 32 x 32 sums for each of three taps, 24 registers a thread: the rest holds prologues of 32 or 64 pixels."""
+    return WeightTile(32 if dtype == torch.float32 else 64, _power(inputs, 32), _power(outputs, 32), WARPS, 2)
 
 
 def weight_slots(pixels: int, tiles: int, block: int, largest: int, itemsize: int, channels: int) -> int:
     """Into how many slots the pixels are cut.
 
     The partial sums (float32) of a convolution of `largest` weights may take half a stream, and no more slots are
-    wanted than give `PROGRAMS` programs with 9 taps and so many `tiles`.
+    wanted than give `PROGRAMS` programs with three rows of taps and so many `tiles`.
     """
     affordable = pixels * channels * itemsize // (2 * 4 * largest)
-    return max(1, min(affordable, triton.cdiv(pixels, block), triton.cdiv(PROGRAMS, 9 * tiles)))
+    return max(1, min(affordable, triton.cdiv(pixels, block), triton.cdiv(PROGRAMS, 3 * tiles)))

@@ -23,32 +23,32 @@ def tile_channels(BLOCK_N: tl.constexpr):
 
 
 @triton.jit
-def tap_of_output(pixels, count, tap, height, width, STRIDE: tl.constexpr):
-    """The input pixel that tap 0..8 of output `pixels` reads, and whether it lies inside the image.
-
-    `height` and `width` are those of the input; an output has ceil(side / STRIDE).
-    """
-    rows = (height + STRIDE - 1) // STRIDE
-    columns = (width + STRIDE - 1) // STRIDE
-    line = pixels // columns
-    row = line % rows * STRIDE + tap // 3 - 1
-    column = pixels % columns * STRIDE + tap % 3 - 1
-    inside = (pixels < count) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return (line // rows * height + row) * width + column, inside
+def places(pixels, height, width):
+    """Image, row and column of each pixel."""
+    line = pixels // width
+    return line // height, line % height, pixels % width
 
 
 @triton.jit
-def tap_of_input(pixels, count, tap, height, width, STRIDE: tl.constexpr):
-    """The output pixel that read input `pixels` by tap 0..8, and whether there is one."""
-    rows = (height + STRIDE - 1) // STRIDE
-    columns = (width + STRIDE - 1) // STRIDE
-    line = pixels // width
-    row = line % height - tap // 3 + 1
-    column = pixels % width - tap % 3 + 1
-    inside = (pixels < count) & (row >= 0) & (column >= 0) & (row % STRIDE == 0) & (column % STRIDE == 0)
-    row = row // STRIDE
-    column = column // STRIDE
-    return (line // height * rows + row) * columns + column, inside & (row < rows) & (column < columns)
+def tap_of_output(image, row, column, valid, tap, height, width, STRIDE: tl.constexpr):
+    """The pixel of an input [height, width] that tap 0..8 of an output reads, and whether it lies inside the image."""
+    row = row * STRIDE + tap // 3 - 1
+    column = column * STRIDE + tap % 3 - 1
+    inside = valid & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return (image * height + row) * width + column, inside
+
+
+@triton.jit
+def tap_of_input(image, row, column, valid, tap, height, width, STRIDE: tl.constexpr):
+    """The pixel of an output [height, width] that read an input by tap 0..8, and whether there is one."""
+    row = row - tap // 3 + 1
+    column = column - tap % 3 + 1
+    inside = valid & (row >= 0) & (column >= 0)
+    if STRIDE > 1:
+        inside &= (row % STRIDE == 0) & (column % STRIDE == 0)
+        row = row // STRIDE
+        column = column // STRIDE
+    return (image * height + row) * width + column, inside & (row < height) & (column < width)
 
 
 @triton.jit
