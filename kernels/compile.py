@@ -77,6 +77,35 @@ def describe(launch: Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any, 
     return signature, constants, attributes
 
 
+def launch_description(launch: Launch, compiled: Compiled, ptx: str) -> dict[str, Any]:
+    """How to launch the PTX: its entry, grid, block, shared bytes, and its parameters in order with examples.
+
+    Triton adds two pointers to scratch memory, which these kernels do not use: they are null.
+    """
+    signature, _, _ = describe(launch)
+    parameters = [
+        _parameter(name, kind, launch.arguments[name]) for name, kind in signature.items() if kind != "constexpr"
+    ]
+    entry = re.search(r"\.entry (\w+)\((.*?)\)", ptx, re.DOTALL)
+    assert entry is not None
+    added = len(re.findall(r"\.param", entry.group(2))) - len(parameters)
+    scratch = [{"name": f"scratch{i}", "kind": "null", "dtype": "u8", "shape": []} for i in range(added)]
+    return {
+        "entry": entry.group(1), "arch": compiled.arch, "grid": [*launch.grid, 1, 1][:3],
+        "block": [32 * launch.warps, 1, 1], "shared_bytes": compiled.shared_bytes,
+        "parameters": [*parameters, *scratch],
+    }  # fmt: skip
+
+
+def _parameter(name: str, kind: str, value: Tensor | int | float) -> dict[str, Any]:
+    if isinstance(value, Tensor):
+        return {
+            "name": name, "kind": "pointer", "dtype": kind[1:], "shape": list(value.shape),
+            "strides": list(value.stride()),
+        }  # fmt: skip
+    return {"name": name, "kind": "scalar", "dtype": kind, "value": value}
+
+
 def _type(value: Tensor | int | float) -> str:
     if isinstance(value, Tensor):
         return f"*{TYPES[value.dtype]}"

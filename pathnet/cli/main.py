@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 # Modules of pathnet.cli: each has NAME, HELP, add_arguments(parser) and run(args) -> status.
-COMMANDS = ("bench", "doctor", "study", "train")
+COMMANDS = ("bench", "doctor", "kernels", "study", "train")
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
