@@ -29,8 +29,8 @@ def supports_triton(x: Tensor, blocks: Sequence[Block], route: Route | None = No
     """Why the Triton kernels cannot train these blocks, in a sentence; None if they can."""
     unfit_block = (reason for block in blocks if (reason := _unfit(x, block)))
     return (
-        unfit_device(x)
-        or unfit_transform()
+        unfit_transform()  # first: a graph that is traced must not look for Triton
+        or unfit_device(x)
         or unfit_input(x)
         or unfit_route(route)
         or next(unfit_block, None)

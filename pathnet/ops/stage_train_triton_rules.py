@@ -57,14 +57,14 @@ def _bwd(grad_y, x, saved, weights, norms, *rest):
     kept = [next(rows) if keep else None for keep in keeps(run.gates)]
     needs_weights = needs[2 : 2 + len(weights)]
     with torch.cuda.device_of(x):
-        grads = stage_train_bwd(grad_y, x, kept, run, has_skip, *needs[:2], needs_weights)
+        grads = stage_train_bwd(grad_y.contiguous(memory_format=torch.channels_last), x, kept, run, has_skip, *needs[:2], needs_weights)
     return [grad for grad in grads if grad is not None]
 
 
 def _bwd_fake(grad_y, x, saved, weights, norms, *rest):
     needs = rest[-1]
     given = [torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)] * needs[0]
-    given += [torch.empty_like(grad_y)] if needs[1] else []
+    given += [torch.empty_like(grad_y, memory_format=torch.channels_last)] if needs[1] else []
     needed = [weight for weight, need in zip(weights, needs[2:], strict=False) if need]
     given += [weights[0].new_empty(sum(weight.numel() for weight in needed))] if needed else []
     return [*given, grad_y.new_empty((len(norms) // 2, 2, len(norms[0])), dtype=torch.float32)]

@@ -63,7 +63,7 @@ class _StageTrainTritonRun(torch.autograd.Function):
         needs = [*ctx.needs_input_grad[:2], *ctx.needs_input_grad[4:]]
         with torch.no_grad():
             found = torch.ops.pathnet.stage_train_triton_bwd(
-                _last(grad_y), x, list(kept), weights, run.norms, _strides_and_gates(run), *run.layout[1:],
+                grad_y, x, list(kept), weights, run.norms, _strides_and_gates(run), *run.layout[1:],
                 ctx.precision, ctx.has_skip, needs,
             )  # fmt: skip
         grads = _unpacked(iter(found), needs, weights, run.norms)
