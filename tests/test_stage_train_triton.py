@@ -11,10 +11,12 @@ import pytest
 import torch
 from cases import make_stage
 from training_cases import check, images, route_of, step
-from triton_cases import DEVICE, halves
+from triton_cases import DEVICE, halves, on_device
 
 from pathnet import Gate, PathResNet, Paths, use_backend
 from pathnet.kernels import passes
+
+pytestmark = on_device
 
 DIRECT = 2.0  # how much more than eager PyTorch a direct sum may err
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 from cases import Recorder, make_stage, specs
 from training_cases import check, images, route_of, step, stream
-from triton_cases import DEVICE, interpreted
+from triton_cases import DEVICE, interpreted, on_device
 
 from pathnet import PathResNet, explain, use_backend
 from pathnet.backend import refusal
 from pathnet.ops.stage_train import LOSES, SUPPORTS, stage_train
+
+pytestmark = on_device
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 

@@ -6,13 +6,15 @@ import pytest
 import torch
 from cases import make_stage
 from training_cases import route_of, step, stream
-from triton_cases import DEVICE, interpreted, requests
+from triton_cases import DEVICE, interpreted, on_device, requests
 
 from pathnet import PathResNet, profile, use_backend
 from pathnet.kernels.catalogue import meta_run
 from pathnet.kernels.launch import observed
 from pathnet.kernels.stage_train_fwd import kept_tensors
 from pathnet.kernels.traffic import Geometry
+
+pytestmark = on_device
 
 IMAGES, CHANNELS, SIDE = 128, 16, 32
 STREAM = 2 * IMAGES * CHANNELS * SIDE * SIDE  # bytes of T in float16

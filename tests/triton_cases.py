@@ -38,6 +38,7 @@ def _cast(self, value, target):
 InterpretedFunction.__call__ = _call
 InterpreterBuilder.cast_impl = _cast
 DEVICE = "cpu" if INTERPRETED else "cuda"
+on_device = [] if INTERPRETED else [pytest.mark.gpu]  # of whole files: `pytest -m gpu` runs the same cases on a GPU
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="reads what the interpreter does")
 
 
