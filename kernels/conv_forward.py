@@ -24,9 +24,7 @@ from pathnet.kernels.tiles import (
 
 
 @triton.jit
-def convolved(
-    u, x, state, at, within, channels, CHANNELS: tl.constexpr, PROLOGUE: tl.constexpr
-):
+def convolved(u, x, state, at, within, channels, CHANNELS: tl.constexpr, PROLOGUE: tl.constexpr):
     """What the convolution reads at `at`, float32; zero outside the image, behind batch norm too."""
     if PROLOGUE == "input":
         value = tl.load(x + at, within, 0.0).to(tl.float32)

@@ -105,9 +105,7 @@ def merge_sums(slots, channels, CHANNELS: tl.constexpr):
 
 
 @triton.jit
-def _write_state(
-    state, mean, deviation, weight, bias, multiplier, channels, CHANNELS: tl.constexpr
-):
+def _write_state(state, mean, deviation, weight, bias, multiplier, channels, CHANNELS: tl.constexpr):
     inside = channels < CHANNELS
     scale = multiplier * tl.load(weight + channels, inside, 0.0).to(tl.float32) / deviation
     shift = multiplier * tl.load(bias + channels, inside, 0.0).to(tl.float32) - mean * scale

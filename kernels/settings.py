@@ -50,7 +50,7 @@ def conv_tile(inputs: int, outputs: int, dtype: torch.dtype) -> ConvTile:
 
 
 def weight_tile(inputs: int, outputs: int, dtype: torch.dtype) -> WeightTile:
-    """At most 32 x 32 sums for each of three taps, 24 registers a thread: the rest holds prologues of 32 or 64 pixels."""
+    """At most 32 x 32 sums for each of three taps, 24 registers a thread: the rest is for the prologues."""
     return WeightTile(32 if dtype == torch.float32 else 64, _power(inputs, 32), _power(outputs, 32), WARPS, 2)
 
 

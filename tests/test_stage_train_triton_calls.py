@@ -1,4 +1,4 @@
-"""stage_train on the Triton kernels: planted bugs, autograd's rules, what is refused, and the ops as PyTorch sees them."""
+"""stage_train on the Triton kernels: planted bugs, autograd's rules, refusals, and the ops as PyTorch sees them."""
 
 from __future__ import annotations
 

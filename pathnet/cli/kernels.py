@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channels", type=int, nargs="+", help="channels of the blocks (16 32 64 128)")
     parser.add_argument("--dtypes", nargs="+", help="of float16 bfloat16 tf32 ieee (all)")
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
-    parser.add_argument("--ptx", type=Path, help="folder for each kernel's PTX, and how to launch it, as JSON beside it")
+    parser.add_argument("--ptx", type=Path, help="folder for each kernel's PTX, with a JSON that says how to launch it")
 
 
 def run(args: argparse.Namespace) -> int:

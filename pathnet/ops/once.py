@@ -22,6 +22,5 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         raise RuntimeError(
-            "the kernels of training have no second derivative; run the forward inside "
-            "pathnet.use_backend('reference')"
+            "the kernels of training have no second derivative; run the forward inside pathnet.use_backend('reference')"
         )

@@ -55,9 +55,9 @@ def _bwd(grad_y, x, saved, weights, norms, *rest):
     *layout, has_skip, needs = rest
     run, rows = _block_run(weights, norms, [None] * (3 * len(norms) // 2), *layout), iter(saved)
     kept = [next(rows) if keep else None for keep in keeps(run.gates)]
-    needs_weights = needs[2 : 2 + len(weights)]
+    grad_y = grad_y.contiguous(memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
-        grads = stage_train_bwd(grad_y.contiguous(memory_format=torch.channels_last), x, kept, run, has_skip, *needs[:2], needs_weights)
+        grads = stage_train_bwd(grad_y, x, kept, run, has_skip, *needs[:2], needs[2 : 2 + len(weights)])
     return [grad for grad in grads if grad is not None]
 
 

@@ -21,7 +21,8 @@ def stage_train_triton_run(x: Tensor, skip: Tensor | None, blocks: Sequence[tupl
         x = x.detach()  # all gradient takes the shortcut
     if not recorded(x, skip, *run.weights, *run.norms):
         run.layout.blocks[2::3] = [int(Gate.FORWARD)] * len(blocks)  # the same values, and the least is saved
-    precision = "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+    precision = "tf32" if tf32 else "ieee"
     with torch.autocast(x.device.type, enabled=False):  # the kernels cast weights themselves
         y = _StageTrainTritonRun.apply(_last(x), None if skip is None else _last(skip), run, precision,
                                        *run.weights, *run.norms)  # fmt: skip
