@@ -9,6 +9,7 @@ import torch
 from pathnet.gates import Gate
 from pathnet.kernels.launch import Launch, observed
 from pathnet.kernels.passes import Norm
+from pathnet.kernels.stage_eval import EvalNorm, stage_eval
 from pathnet.kernels.stage_train_bwd import stage_train_bwd
 from pathnet.kernels.stage_train_fwd import BlockRun, stage_train_fwd
 
@@ -48,6 +49,21 @@ def meta_run(
     return launches
 
 
+def meta_eval(channels: int, blocks: int, dtype: str = "float16", inputs: int | None = None, stride: int = 1,
+              images: int = IMAGES, side: int = SIDE) -> list[Launch]:  # fmt: skip
+    """The launches of an evaluation of a run of blocks, as `meta_run`."""
+    first = channels if inputs is None else inputs
+    stored, precision = DTYPES[dtype]
+    with torch.device("meta"):
+        weights = [torch.empty(channels, first if i == 0 else channels, 3, 3) for i in range(2 * blocks)]
+        norms = [EvalNorm(*torch.empty(4, channels).unbind(0), 1e-5, 1.0) for _ in range(2 * blocks)]
+        x = torch.empty((images, first, side, side), dtype=stored, memory_format=torch.channels_last)
+    skip = None if stride == 1 else x.new_empty((images, channels, -(-side // stride), -(-side // stride)))
+    with observed() as launches:
+        stage_eval(x, skip, weights, norms, [stride] + [1] * (blocks - 1), precision)
+    return launches
+
+
 def catalogue(channels: Sequence[int], dtypes: Sequence[str]) -> list[Launch]:
     """One launch of each distinct kernel and setting."""
     distinct: dict[tuple, Launch] = {}
@@ -63,6 +79,8 @@ def _all(channels: Sequence[int], dtypes: Sequence[str]) -> Iterator[Launch]:
             yield from meta_run(width, GATES, dtype)
             yield from meta_run(width, [Gate.FULL, Gate.FULL], dtype, inputs=width // 2, stride=2)
             yield from meta_run(width, [Gate.FORWARD, Gate.FULL], dtype, batch_stats=False)
+            yield from meta_eval(width, 1, dtype)
+            yield from meta_eval(width, 1, dtype, inputs=width // 2, stride=2)
 
 
 def _dtypes(launch: Launch) -> list[torch.dtype]:

@@ -69,12 +69,15 @@ def wide(*tensors: Tensor | None) -> bool:
     return any(t is not None and t.numel() > 2**31 - 1 for t in tensors)
 
 
-def _strides(weight: Tensor) -> dict[str, int]:
-    by_output, by_input, by_row, by_tap = weight.stride()
-    return {"by_output": by_output, "by_input": by_input, "by_tap": by_tap}
+def conv_arguments(geometry: Geometry, weight: Tensor) -> dict[str, int]:
+    """The sides of the input, and how the weight lies in memory."""
+    by_output, by_input, _, by_tap = weight.stride()
+    sides = {"height": geometry.height, "width": geometry.width}
+    return sides | {"by_output": by_output, "by_input": by_input, "by_tap": by_tap}
 
 
-def _product(stored: torch.dtype, precision: str) -> dict[str, Any]:
+def product(stored: torch.dtype, precision: str) -> dict[str, Any]:
+    """How the products are made."""
     return {"PRODUCT": product_dtype(STORED[stored]), "PRECISION": precision}
 
 
@@ -103,12 +106,12 @@ def forward_pass(
     tiles, columns = triton.cdiv(g.pixels_out, tile.m), triton.cdiv(g.outputs, tile.n)
     arguments = {
         "u_in": source.u, "x_in": source.x, "state_in": source.state, "merged": source.merged, "bits": bits,
-        "weight": weight, "u_out": u, "height": g.height, "width": g.width, **_strides(weight),
+        "weight": weight, "u_out": u, **conv_arguments(g, weight),
         **_norm_arguments(norm, state, workspace), "count": g.pixels_out,
     }  # fmt: skip
     constants = {
         "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "PROLOGUE": prologue, "BITS": join,
-        "BATCH_STATS": norm.batch_stats, "MOVES": norm.moves, **_product(u.dtype, precision),
+        "BATCH_STATS": norm.batch_stats, "MOVES": norm.moves, **product(u.dtype, precision),
         "WIDE": wide(u, source.x, source.u), "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
     }  # fmt: skip
     own = g.pixels_out * g.inputs if prologue == "merge" else 0
@@ -164,10 +167,10 @@ def inner_gradient_pass(
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments = {
         **behind._asdict(), "weight": weight, "g_in": g_in, **_before_arguments(before, workspace),
-        "count": g.pixels_in, "height": g.height, "width": g.width, **_strides(weight),
+        "count": g.pixels_in, **conv_arguments(g, weight),
     }  # fmt: skip
     constants = {
-        "IN": g.inputs, "OUT": g.outputs, "BATCH_STATS": before.batch_stats, **_product(g_in.dtype, precision),
+        "IN": g.inputs, "OUT": g.outputs, "BATCH_STATS": before.batch_stats, **product(g_in.dtype, precision),
         "WIDE": wide(g_in, behind.g), "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
     }  # fmt: skip
     taps, weights = g.pairs * g.outputs * columns, 9 * g.inputs * g.outputs * tiles
@@ -188,13 +191,12 @@ def outer_gradient_pass(
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments = {
         **behind._asdict(), "weight": weight, "skip": skip, "alive": alive, "g_in": g_in,
-        **_before_arguments(before, workspace), "count": g.pixels_in, "height": g.height, "width": g.width,
-        **_strides(weight),
+        **_before_arguments(before, workspace), "count": g.pixels_in, **conv_arguments(g, weight),
     }  # fmt: skip
     constants = {
         "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "ADDS": skip is not None, "MASK": mask,
         "SUMS": before is not None, "BATCH_STATS": before is None or before.batch_stats,
-        **_product(g_in.dtype, precision), "WIDE": wide(g_in, behind.g), "BLOCK_M": tile.m, "BLOCK_N": tile.n,
+        **product(g_in.dtype, precision), "WIDE": wide(g_in, behind.g), "BLOCK_M": tile.m, "BLOCK_N": tile.n,
         "BLOCK_K": tile.k,
     }  # fmt: skip
     taps, weights = g.pairs * g.outputs * columns, 9 * g.inputs * g.outputs * tiles
@@ -218,11 +220,11 @@ def weight_gradient_pass(
     arguments = {
         **behind._asdict(), "u_in": source.u, "x_in": source.x, "state_in": source.state, "partial": own,
         "slot_size": slot_size, "pixels_of_slot": triton.cdiv(triton.cdiv(g.pixels_out, slots), tile.p) * tile.p,
-        "count": g.pixels_out, "height": g.height, "width": g.width, **_strides(weight),
+        "count": g.pixels_out, **conv_arguments(g, weight),
     }  # fmt: skip
     constants = {
         "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "PROLOGUE": prologue,
-        **_product(behind.g.dtype, precision), "WIDE": wide(behind.g, partial, source.x, source.u), "BLOCK_P": tile.p,
+        **product(behind.g.dtype, precision), "WIDE": wide(behind.g, partial, source.x, source.u), "BLOCK_P": tile.p,
         "BLOCK_I": tile.i, "BLOCK_O": tile.o,
     }  # fmt: skip
     taps = g.pairs * g.inputs * triton.cdiv(g.outputs, tile.o)

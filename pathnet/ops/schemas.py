@@ -17,6 +17,10 @@ SCHEMAS = (
     # precision of the products of 3x3 convolutions: float32 or bf16.
     "stage_eval(Tensor x, Tensor gates, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps, str precision)"
     " -> Tensor",
+    # A run of basic blocks in evaluation by Triton, in the dtypes of its training. kernels/stage_eval.py
+    # norms: weight, bias, mean and variance of each.
+    "stage_eval_triton(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, int[] strides, float[] scales,"
+    " float[] eps, str precision) -> Tensor",
     # A run of gated blocks in training, float32, one gate a block for the whole batch. csrc/cpu/stage_train_fwd.cpp
     # blocks: form (0 basic, 1 pre-activation, 2 and 3 their bottlenecks), stride and gate for each; norm_flags: by
     # batch statistics, running ones move; norm_constants: eps, momentum. running (mean and variance) moves in place.

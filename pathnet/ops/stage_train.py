@@ -11,7 +11,8 @@ from pathnet.backend import choose
 from pathnet.ops.parameters import holds_modules, idle_parameters
 from pathnet.ops.stage_traced import stage_traced
 from pathnet.ops.stage_train_cpu import loses_cpu, stage_train_cpu, supports_cpu
-from pathnet.ops.stage_train_triton import loses_triton, stage_train_triton, supports_triton
+from pathnet.ops.stage_train_triton import stage_train_triton, supports_triton
+from pathnet.ops.triton_calls import loses_triton
 from pathnet.ops.untouched import attach_untouched
 from pathnet.reference import Block, Step, host_steps
 from pathnet.reference import stage as reference_stage

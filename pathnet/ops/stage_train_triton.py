@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -13,11 +11,9 @@ from pathnet.ops.eval_blocks import unfit_geometry
 from pathnet.ops.stage_train_forms import BASIC, form_of
 from pathnet.ops.stage_train_runs import stage_in_runs, unfit_route, unfit_transform
 from pathnet.ops.stage_train_triton_run import stage_train_triton_run
+from pathnet.ops.triton_calls import DTYPES, unfit_device, unfit_input
 from pathnet.reference import Block, Conv, Norm
 from pathnet.route import Route
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-LEAST_CAPABILITY = (8, 0)  # of a GPU: asynchronous copies, and tensor cores for TF32 and bfloat16
 
 
 def stage_train_triton(x: Tensor, blocks: Sequence[Block], route: Route | None) -> Tensor:
@@ -27,52 +23,18 @@ def stage_train_triton(x: Tensor, blocks: Sequence[Block], route: Route | None) 
 
 def supports_triton(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
     """Why the Triton kernels cannot train these blocks, in a sentence; None if they can."""
-    unfit_block = (reason for block in blocks if (reason := _unfit(x, block)))
+    unfit = (reason for block in blocks if (reason := unfit_block(x, block)))
     return (
         unfit_transform()  # first: a graph that is traced must not look for Triton
         or unfit_device(x)
         or unfit_input(x)
         or unfit_route(route)
-        or next(unfit_block, None)
+        or next(unfit, None)
         or _unfit_values(x, blocks)
     )
 
 
-def loses_triton(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
-    """Where another backend is the better choice."""
-    return "on the CPU Triton has an interpreter only, for tests" if x.device.type == "cpu" else None
-
-
-def unfit_device(x: Tensor) -> str | None:
-    """Whether Triton is there, and runs on x's device."""
-    if find_spec("triton") is None:
-        return "Triton is not installed (pip install triton)"
-    if x.device.type == "cpu" and not _interpreted():
-        return "x is on the CPU, where Triton needs its interpreter (set TRITON_INTERPRET=1 before Python starts)"
-    if x.device.type not in ("cpu", "cuda"):
-        return f"x is on {x.device}, and these kernels are for CUDA devices"
-    if x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < LEAST_CAPABILITY:
-        return f"{torch.cuda.get_device_name(x.device)} is older than compute capability 8.0"
-    return None
-
-
-@cache
-def _interpreted() -> bool:
-    from pathnet.kernels.launch import INTERPRETED
-
-    return INTERPRETED
-
-
-def unfit_input(x: Tensor) -> str | None:
-    if x.dtype not in DTYPES:
-        return f"x is {x.dtype}, and these kernels take float32, float16 and bfloat16"
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != x.dtype:
-        return f"x is {x.dtype}, and autocast asks for {torch.get_autocast_dtype(kind)}"
-    return "x holds no image" if len(x) == 0 else None
-
-
-def _unfit(x: Tensor, block: Block) -> str | None:
+def unfit_block(x: Tensor, block: Block) -> str | None:
     if form_of(block) != BASIC:
         return "the block is not a basic block of plain layers (convolution, batch norm, ReLU, convolution, batch norm)"
     convs = [layer for layer in block.residual if isinstance(layer, Conv)]

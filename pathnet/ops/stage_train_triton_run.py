@@ -11,6 +11,7 @@ import pathnet.ops.stage_train_triton_rules  # noqa: F401  # the ops, and what P
 from pathnet.gates import Gate
 from pathnet.ops.once import differentiable_once
 from pathnet.ops.stage_train_run import Run, recorded, run_of
+from pathnet.ops.triton_calls import channels_last, is_channels_last, product_precision
 from pathnet.reference import Block, Step
 
 
@@ -21,20 +22,11 @@ def stage_train_triton_run(x: Tensor, skip: Tensor | None, blocks: Sequence[tupl
         x = x.detach()  # all gradient takes the shortcut
     if not recorded(x, skip, *run.weights, *run.norms):
         run.layout.blocks[2::3] = [int(Gate.FORWARD)] * len(blocks)  # the same values, and the least is saved
-    tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
-    precision = "tf32" if tf32 else "ieee"
+    precision = product_precision()
     with torch.autocast(x.device.type, enabled=False):  # the kernels cast weights themselves
-        y = _StageTrainTritonRun.apply(_last(x), None if skip is None else _last(skip), run, precision,
+        y = _StageTrainTritonRun.apply(channels_last(x), None if skip is None else channels_last(skip), run, precision,
                                        *run.weights, *run.norms)  # fmt: skip
-    return y if _is_last(x) else y.contiguous()
-
-
-def _is_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-def _last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+    return y if is_channels_last(x) else y.contiguous()
 
 
 class _StageTrainTritonRun(torch.autograd.Function):
