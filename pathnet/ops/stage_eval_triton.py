@@ -33,9 +33,8 @@ def supports_triton(
 def _run(x: Tensor, skip: Tensor | None, blocks: list[Gated]) -> Tensor:
     """A run of blocks that are not OFF, as one call of the op."""
     run = run_of(blocks)
-    norms = [
-        t for i in range(len(run.norms) // 2) for kind in (run.norms, run.running) for t in kind[2 * i : 2 * i + 2]
-    ]
+    pairs = zip(zip(*[iter(run.norms)] * 2, strict=True), zip(*[iter(run.running)] * 2, strict=True), strict=True)
+    norms = [tensor for affine, running in pairs for tensor in (*affine, *running)]
     through = None if skip is None else channels_last(skip)
     arguments = run.weights, norms, run.layout.blocks[1::3], run.layout.scales, run.layout.constants[::2]
     y = torch.ops.pathnet.stage_eval_triton(channels_last(x), through, *arguments, product_precision())
