@@ -105,6 +105,16 @@ def test_memory_formats_and_views(poisoned):
             assert tensor is None or torch.equal(got[name], tensor), name
 
 
+def test_weights_with_gaps(poisoned):
+    """A view whose taps do not lie evenly: its gradient has the layout of no dense weight."""
+    stage, x = make_stage("basic", stride=1, blocks=1).train().to(DEVICE), torch.randn(2, 16, 4, 4, device=DEVICE)
+    expected = step("triton", stage, x)
+    wide = torch.empty(16, 16, 4, 5, device=DEVICE)[:, :, :3, 1:4]
+    stage[0].conv1.weight.data = wide.copy_(stage[0].conv1.weight.data)
+    for name, tensor in step("triton", stage, x).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
 def test_bits_repeat():
     stage, x = make_stage("basic", stride=1, blocks=1).train().to(DEVICE), torch.randn(3, 16, 5, 5, device=DEVICE)
     first, second = step("triton", stage, x), step("triton", stage, x)

@@ -158,6 +158,8 @@ def test_what_is_refused_says_why():
         assert sentence in why(stage, wrong)
     assert "not a basic block" in why(make_stage("preact").train().to(DEVICE), x)
     assert "differ from image to image" in why(stage, x, route_of([[1, 1, 1], [1, 0, 1]]))
+    stage[2].bn2.weight.data = torch.ones(32, device=DEVICE)[::2]
+    assert "side by side" in why(stage, x)
     stage[1].bn1.momentum = None
     assert "momentum=None" in why(stage, x)
     with use_backend("triton"), pytest.raises(RuntimeError, match="momentum=None"):

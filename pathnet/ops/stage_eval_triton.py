@@ -11,7 +11,7 @@ from pathnet.ops.schemas import library
 from pathnet.ops.stage_train_run import run_of
 from pathnet.ops.stage_train_runs import Gated, stage_in_runs
 from pathnet.ops.stage_train_triton import supports_triton as supports_train
-from pathnet.ops.triton_calls import channels_last, is_channels_last, product_precision
+from pathnet.ops.triton_calls import channels_last, dense, is_channels_last, product_precision
 from pathnet.reference import Block
 from pathnet.route import Route
 
@@ -36,8 +36,8 @@ def _run(x: Tensor, skip: Tensor | None, blocks: list[Gated]) -> Tensor:
     pairs = zip(zip(*[iter(run.norms)] * 2, strict=True), zip(*[iter(run.running)] * 2, strict=True), strict=True)
     norms = [tensor for affine, running in pairs for tensor in (*affine, *running)]
     through = None if skip is None else channels_last(skip)
-    arguments = run.weights, norms, run.layout.blocks[1::3], run.layout.scales, run.layout.constants[::2]
-    y = torch.ops.pathnet.stage_eval_triton(channels_last(x), through, *arguments, product_precision())
+    arguments = norms, run.layout.blocks[1::3], run.layout.scales, run.layout.constants[::2], product_precision()
+    y = torch.ops.pathnet.stage_eval_triton(channels_last(x), through, [dense(w) for w in run.weights], *arguments)
     return y if is_channels_last(x) else y.contiguous()
 
 

@@ -57,6 +57,8 @@ def _unfit_conv(x: Tensor, conv: Conv) -> str | None:
 def _unfit_norm(norm: Norm) -> str | None:
     if any(t is None or t.dtype not in DTYPES for t in norm[:4]):
         return "a batch norm has no affine weights, tracks no statistics, or is in float64"
+    if not all(t is None or t.is_contiguous() for t in norm[:5]):
+        return "the numbers of a batch norm do not lie side by side in memory"
     if norm.batch_stats and norm.momentum is None:
         return "a batch norm averages its statistics over all batches (momentum=None)"
     return None

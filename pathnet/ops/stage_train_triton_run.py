@@ -11,7 +11,7 @@ import pathnet.ops.stage_train_triton_rules  # noqa: F401  # the ops, and what P
 from pathnet.gates import Gate
 from pathnet.ops.once import differentiable_once
 from pathnet.ops.stage_train_run import Run, recorded, run_of
-from pathnet.ops.triton_calls import channels_last, is_channels_last, product_precision
+from pathnet.ops.triton_calls import channels_last, dense, is_channels_last, product_precision
 from pathnet.reference import Block, Step
 
 
@@ -25,7 +25,7 @@ def stage_train_triton_run(x: Tensor, skip: Tensor | None, blocks: Sequence[tupl
     precision = product_precision()
     with torch.autocast(x.device.type, enabled=False):  # the kernels cast weights themselves
         y = _StageTrainTritonRun.apply(channels_last(x), None if skip is None else channels_last(skip), run, precision,
-                                       *run.weights, *run.norms)  # fmt: skip
+                                       *map(dense, run.weights), *run.norms)  # fmt: skip
     return y if is_channels_last(x) else y.contiguous()
 
 

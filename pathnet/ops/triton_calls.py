@@ -52,6 +52,12 @@ def product_precision() -> str:
     return "tf32" if tf32 else "ieee"
 
 
+def dense(weight: Tensor) -> Tensor:
+    """A weight whose nine taps lie evenly in memory, with no gaps anywhere: in either format, else a copy."""
+    last = weight.is_contiguous(memory_format=torch.channels_last)
+    return weight if weight.is_contiguous() or last else weight.contiguous()
+
+
 def is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
