@@ -29,7 +29,12 @@ def workspace(like: Tensor, pixels: int, channels: int) -> Workspace:
 
 
 def _counter(device: torch.device) -> Tensor:
-    """Zeros that the kernels leave as zeros: one tensor for each stream, whose launches follow one another."""
+    """Zeros that the kernels leave as zeros: one tensor for each stream, whose launches follow one another.
+
+    A CUDA graph that is captured gets its own, and a launch that zeroes it: it may be replayed on any stream.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     key = device, stream
     if key not in _counters:

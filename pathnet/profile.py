@@ -53,13 +53,15 @@ class Profile:
         return sum(kernel.written for kernel in self.kernels.values())
 
     def __str__(self) -> str:
-        lines = [f"{'kernel':<44} {'launches':>8} {'read MiB':>10} {'written MiB':>12}"]
-        for name, kernel in sorted(self.kernels.items(), key=lambda item: -item[1].read - item[1].written):
-            lines.append(
-                f"{name:<44} {kernel.launches:>8} {kernel.read / 2**20:>10.2f} {kernel.written / 2**20:>12.2f}"
-            )
-        total = f"{'total':<44} {self.launches:>8} {self.read / 2**20:>10.2f} {self.written / 2**20:>12.2f}"
-        return "\n".join([*lines, total, f"saved for backward: {self.saved / 2**20:.2f} MiB"])
+        """A row a kernel, in MiB; what programs request, and their workspace, of Triton kernels alone."""
+        lines = [f"{'kernel':<44} {'launches':>8} {'read':>10} {'written':>10} {'requested':>10} {'workspace':>10}"]
+        largest = sorted(self.kernels.items(), key=lambda item: -item[1].read - item[1].written)
+        total = Kernel(self.launches, self.read, self.written)
+        for name, kernel in [*largest, ("total", total)]:
+            told = kernel.requested or kernel.workspace
+            cells = kernel.read, kernel.written, *((kernel.requested, kernel.workspace) if told else ())
+            lines.append(f"{name:<44} {kernel.launches:>8} " + " ".join(f"{cell / 2**20:>10.2f}" for cell in cells))
+        return "\n".join([*lines, f"saved for backward: {self.saved / 2**20:.2f} MiB"])
 
 
 def profile(net: nn.Module, x: Tensor, paths: Paths | None = None, *, backward: bool = False) -> Profile:

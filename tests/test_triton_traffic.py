@@ -94,7 +94,9 @@ def test_requested_bytes_are_what_the_interpreter_loads_and_stores(stride, gates
 def test_profile_counts_the_launches_of_the_kernels():
     net = PathResNet(8, num_classes=3, width=8).to(DEVICE).train()
     with use_backend("triton"):
-        kernels = profile(net, torch.randn(2, 3, 4, 4, device=DEVICE), backward=True).kernels
+        counted = profile(net, torch.randn(2, 3, 4, 4, device=DEVICE), backward=True)
+    kernels, page = counted.kernels, str(counted)
+    assert "requested" in page.splitlines()[0] and "pathnet.triton forward conv1" in page
     ours = {name.removeprefix("pathnet.triton "): kernel for name, kernel in kernels.items() if "triton" in name}
     expected = ["conv1", "conv2"]
     assert all(ours[f"forward {conv}"].launches == 3 for conv in expected)
