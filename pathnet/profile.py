@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +14,23 @@ from torch.utils._pytree import tree_leaves
 
 from pathnet.gates import Paths
 
+if TYPE_CHECKING:  # Triton may be missing
+    from pathnet.kernels.launch import Launch
+
 
 @dataclass
 class Kernel:
-    """Totals of one kernel: bytes are unique, each distinct byte of an operand once a launch."""
+    """Totals of one kernel: bytes are unique, each distinct byte of an operand once a launch.
+
+    A Triton kernel also tells what its programs request, taps and tiles of one byte each time, and its workspace:
+    slots for partial sums, which the unique bytes leave out.
+    """
 
     launches: int = 0
     read: int = 0
     written: int = 0
+    requested: int = 0
+    workspace: int = 0
 
 
 @dataclass
@@ -41,13 +53,15 @@ class Profile:
         return sum(kernel.written for kernel in self.kernels.values())
 
     def __str__(self) -> str:
-        lines = [f"{'kernel':<44} {'launches':>8} {'read MiB':>10} {'written MiB':>12}"]
-        for name, kernel in sorted(self.kernels.items(), key=lambda item: -item[1].read - item[1].written):
-            lines.append(
-                f"{name:<44} {kernel.launches:>8} {kernel.read / 2**20:>10.2f} {kernel.written / 2**20:>12.2f}"
-            )
-        total = f"{'total':<44} {self.launches:>8} {self.read / 2**20:>10.2f} {self.written / 2**20:>12.2f}"
-        return "\n".join([*lines, total, f"saved for backward: {self.saved / 2**20:.2f} MiB"])
+        """A row a kernel, in MiB; what programs request, and their workspace, of Triton kernels alone."""
+        lines = [f"{'kernel':<44} {'launches':>8} {'read':>10} {'written':>10} {'requested':>10} {'workspace':>10}"]
+        largest = sorted(self.kernels.items(), key=lambda item: -item[1].read - item[1].written)
+        total = Kernel(self.launches, self.read, self.written)
+        for name, kernel in [*largest, ("total", total)]:
+            told = kernel.requested or kernel.workspace
+            cells = kernel.read, kernel.written, *((kernel.requested, kernel.workspace) if told else ())
+            lines.append(f"{name:<44} {kernel.launches:>8} " + " ".join(f"{cell / 2**20:>10.2f}" for cell in cells))
+        return "\n".join([*lines, f"saved for backward: {self.saved / 2**20:.2f} MiB"])
 
 
 def profile(net: nn.Module, x: Tensor, paths: Paths | None = None, *, backward: bool = False) -> Profile:
@@ -85,7 +99,8 @@ class _Counter(TorchDispatchMode):
         self.profile, self.data = profile, data
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
+        with _observed(func) as launches:
+            out = func(*args, **(kwargs or {}))
         inputs = _tensors((args, kwargs or {}))
         known = {_address(t) for t in inputs}
         fresh = [t for t in _tensors(out) if _address(t) not in known]
@@ -94,12 +109,33 @@ class _Counter(TorchDispatchMode):
             return out
         self.data |= {_address(t) for t in fresh}
         written = fresh + _tensors(_written(func, args))
-        if written:
+        if launches:
+            self._count_launches(func, launches)
+        elif written:
             kernel = self.profile.kernels.setdefault(str(func).removesuffix(".default"), Kernel())
             kernel.launches += 1
             kernel.read += _bytes(inputs)
             kernel.written += _bytes(written)
         return out
+
+    def _count_launches(self, func: torch._ops.OpOverload, launches: Sequence[Launch]) -> None:
+        """An op that launches Triton kernels counts as these, as each launch describes itself."""
+        for launch in launches:
+            kernel = self.profile.kernels.setdefault(f"{func.namespace}.triton {launch.name}", Kernel())
+            kernel.launches += 1
+            kernel.read += launch.unique(launch.reads)
+            kernel.written += launch.unique(launch.writes)
+            kernel.requested += sum(launch.reads.values()) + sum(launch.writes.values())
+            kernel.workspace += launch.unique(launch.reads | launch.writes, workspace=True)
+
+
+def _observed(func: torch._ops.OpOverload) -> AbstractContextManager[Sequence[Launch]]:
+    """The launches of Triton kernels inside the `with`; only this library's own ops make some."""
+    if "_triton" not in func.name():
+        return nullcontext(())
+    from pathnet.kernels.launch import observed
+
+    return observed()
 
 
 def _written(func: torch._ops.OpOverload, args: tuple) -> list[object]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which happens later
 
 torch.set_num_threads(1)  # the nets are tiny: more threads only wait for one another, and long on a busy machine
 

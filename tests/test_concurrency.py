@@ -34,7 +34,8 @@ def train(net, x, route) -> list:
 
 
 def built(supports: dict) -> list[str]:
-    return [backend for backend in supports if backend != "cpu" or extension.available()]
+    """Triton's interpreter, which patches its language for a call, knows one thread."""
+    return [name for name in supports if name != "triton" and (name != "cpu" or extension.available())]
 
 
 WAYS = [

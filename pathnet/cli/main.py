@@ -12,7 +12,7 @@ from pathlib import Path
 from pathnet.cli.resumable import is_first
 
 # Modules of pathnet.cli: each has NAME, HELP, add_arguments(parser) and run(args) -> status.
-COMMANDS = ("bench", "doctor", "gradients", "lesion", "report", "study", "train")
+COMMANDS = ("bench", "doctor", "gradients", "kernels", "lesion", "report", "study", "train")
 PACKAGE = Path(__file__).resolve().parents[1]
 
 

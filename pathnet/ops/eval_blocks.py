@@ -134,9 +134,13 @@ def _unfit_layers(layers: Sequence[Layer]) -> str | None:
 
 
 def unfit_conv(conv: Conv) -> str | None:
-    kernel = conv.weight.shape[-1]
     if conv.weight.dtype != torch.float32:
         return f"weights are {conv.weight.dtype}, and this kernel computes in float32"
+    return unfit_geometry(conv)
+
+
+def unfit_geometry(conv: Conv) -> str | None:
+    kernel = conv.weight.shape[-1]
     if conv.bias is not None or conv.groups != 1 or conv.dilation != (1, 1):
         return "a convolution has a bias, groups or a dilation"
     if kernel not in (1, 3) or conv.weight.shape[-2] != kernel or conv.padding != (kernel // 2, kernel // 2):

@@ -1,4 +1,4 @@
-"""Gradients of the CPU kernels, which cannot be differentiated again."""
+"""Gradients of the kernels of training, which cannot be differentiated again."""
 
 from __future__ import annotations
 
@@ -22,6 +22,5 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         raise RuntimeError(
-            "the CPU kernels of training have no second derivative; run the forward inside "
-            "pathnet.use_backend('reference')"
+            "the kernels of training have no second derivative; run the forward inside pathnet.use_backend('reference')"
         )

@@ -17,6 +17,10 @@ SCHEMAS = (
     # precision of the products of 3x3 convolutions: float32 or bf16.
     "stage_eval(Tensor x, Tensor gates, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps, str precision)"
     " -> Tensor",
+    # A run of basic blocks in evaluation by Triton, in the dtypes of its training. kernels/stage_eval.py
+    # norms: weight, bias, mean and variance of each.
+    "stage_eval_triton(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, int[] strides, float[] scales,"
+    " float[] eps, str precision) -> Tensor",
     # A run of gated blocks in training, float32, one gate a block for the whole batch. csrc/cpu/stage_train_fwd.cpp
     # blocks: form (0 basic, 1 pre-activation, 2 and 3 their bottlenecks), stride and gate for each; norm_flags: by
     # batch statistics, running ones move; norm_constants: eps, momentum. running (mean and variance) moves in place.
@@ -26,6 +30,16 @@ SCHEMAS = (
     # A gradient for each True of `needs`: x, skip, weights, norms. csrc/cpu/stage_train_bwd.cpp
     "stage_train_bwd(Tensor grad_y, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] norms, Tensor[] running,"
     " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants, bool has_skip, bool[] needs)"
+    " -> Tensor[]",
+    # The same by Triton: basic blocks, float32 (products in `precision`: tf32 or ieee), float16 or bfloat16, a stride
+    # and a gate a block; `running` has the counter of batches too. kernels/stage_train_fwd.py
+    "stage_train_triton_fwd(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, Tensor(a!)[] running,"
+    " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants, str precision)"
+    " -> (Tensor y, Tensor[] saved)",
+    # x, skip and all weights in a row, as `needs` asks, then those of the norms, [norms, 2, C].
+    # kernels/stage_train_bwd.py
+    "stage_train_triton_bwd(Tensor grad_y, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] norms, int[] blocks,"
+    " float[] scales, bool[] norm_flags, float[] norm_constants, str precision, bool has_skip, bool[] needs)"
     " -> Tensor[]",
     # Batch norm, ReLU and 3x3 max pooling of stride 2, float32, u and y in channels_last. csrc/cpu/stem_train.cpp
     # norm: weight, bias; running: mean, variance, which moves in place if `update`; winners: a byte a value of y.

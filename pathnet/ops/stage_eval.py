@@ -12,7 +12,9 @@ from pathnet.backend import choose
 from pathnet.ops.eval_blocks import CONV, facts_of
 from pathnet.ops.parameters import holds_modules
 from pathnet.ops.schemas import library
+from pathnet.ops.stage_eval_triton import stage_eval_triton, supports_triton
 from pathnet.ops.stage_traced import stage_traced
+from pathnet.ops.triton_calls import loses_triton
 from pathnet.reference import Block, Step, host_steps
 from pathnet.reference import stage as reference_stage
 from pathnet.route import Route
@@ -24,7 +26,10 @@ def stage_eval(x: Tensor, blocks: Sequence[Block], route: Route | None = None, p
     `precision="bf16"`: the CPU kernel rounds the operands of its Winograd products to bf16; the reference does not.
     Shapes: x [N, C, H, W]. Raises RuntimeError if a forced backend cannot run the call.
     """
-    if choose("stage_eval", SUPPORTS, x, blocks, precision, loses=LOSES) == "cpu":
+    backend = choose("stage_eval", SUPPORTS, x, blocks, precision, route, loses=LOSES)
+    if backend == "triton":
+        return stage_eval_triton(x, blocks, route)
+    if backend == "cpu":
         return _stage_eval_cpu(x, blocks, route, precision)
     if route is None:
         return reference_stage(x, blocks, [Step()] * len(blocks))
@@ -33,7 +38,9 @@ def stage_eval(x: Tensor, blocks: Sequence[Block], route: Route | None = None, p
     return reference_stage(x, blocks, host_steps(route.gates, route.multiplier, route.update, route.mask_rows))
 
 
-def supports_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = None) -> str | None:
+def supports_cpu(
+    x: Tensor, blocks: Sequence[Block], precision: str | None = None, route: Route | None = None
+) -> str | None:
     """Why the compiled CPU kernel cannot run these blocks, in a sentence; None if it can."""
     if not extension.available():
         return extension.why_not()
@@ -55,7 +62,9 @@ def _unfit_precision(precision: str | None) -> str | None:
     return f'precision="bf16" needs AVX512-BF16 or AMX, and the kernels here run on {instructions}'
 
 
-def loses_cpu(x: Tensor, blocks: Sequence[Block], precision: str | None = None) -> str | None:
+def loses_cpu(
+    x: Tensor, blocks: Sequence[Block], precision: str | None = None, route: Route | None = None
+) -> str | None:
     """Where the vendor's convolutions beat this kernel: few pixels share large weights (docs/benchmarks.md).
 
     Products in bf16 are this kernel's alone.
@@ -78,8 +87,8 @@ CONVS = (2, 2, 3, 0, 0)  # of the residual function, by form
 TILE = 4  # side of what one Winograd tile puts out
 WIDE, FEWEST_TILES = 128, 4  # more channels than this ask for so many tiles
 MULTIPLY_BF16 = ("avx512_bf16", "amx")  # instruction sets (csrc/cpu/isa.h)
-LOSES = {"cpu": loses_cpu}
-SUPPORTS = {"cpu": supports_cpu, "reference": lambda *call: None}
+LOSES = {"triton": loses_triton, "cpu": loses_cpu}
+SUPPORTS = {"triton": supports_triton, "cpu": supports_cpu, "reference": lambda *call: None}
 
 
 def _stage_eval_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None, precision: str | None) -> Tensor:

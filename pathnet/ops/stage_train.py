@@ -11,13 +11,15 @@ from pathnet.backend import choose
 from pathnet.ops.parameters import holds_modules, idle_parameters
 from pathnet.ops.stage_traced import stage_traced
 from pathnet.ops.stage_train_cpu import loses_cpu, stage_train_cpu, supports_cpu
+from pathnet.ops.stage_train_triton import stage_train_triton, supports_triton
+from pathnet.ops.triton_calls import loses_triton
 from pathnet.ops.untouched import attach_untouched
 from pathnet.reference import Block, Step, host_steps
 from pathnet.reference import stage as reference_stage
 from pathnet.route import Route
 
-LOSES = {"cpu": loses_cpu}
-SUPPORTS = {"cpu": supports_cpu, "reference": lambda *call: None}
+LOSES = {"triton": loses_triton, "cpu": loses_cpu}
+SUPPORTS = {"triton": supports_triton, "cpu": supports_cpu, "reference": lambda *call: None}
 
 
 def stage_train(x: Tensor, blocks: Sequence[Block], route: Route | None, zero_unused: bool) -> Tensor:
@@ -32,6 +34,8 @@ def stage_train(x: Tensor, blocks: Sequence[Block], route: Route | None, zero_un
             return stage_traced(x, blocks, route, zero_unused)
         untouched, elsewhere = idle_parameters(blocks, route)
         x = attach_untouched(x, untouched, elsewhere, zero_unused)
+    if backend == "triton":
+        return stage_train_triton(x, blocks, route)
     if backend == "cpu":
         return stage_train_cpu(x, blocks, route)
     if route is None:

@@ -1,39 +1,39 @@
-"""stage_train by the compiled CPU kernels: a stage cut into runs of blocks, one autograd function each."""
+"""stage_train by the compiled CPU kernels: what they run, and what they do not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from pathnet import extension
-from pathnet.gates import Gate
 from pathnet.ops.eval_blocks import unfit_conv
-from pathnet.ops.parameters import layer_parameters
 from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, KERNELS, PREACT_BOTTLENECK, form_of, strides
 from pathnet.ops.stage_train_run import stage_train_run
-from pathnet.reference import Block, Conv, Norm, Pad, Step, host_steps
-from pathnet.reference import block as reference_block
+from pathnet.ops.stage_train_runs import Gated, skip_of, stage_in_runs, unfit_route, unfit_transform
+from pathnet.reference import Block, Conv, Norm, Pad, Step
 from pathnet.reference.block import RESIDUAL_FLOW, SHORTCUT_FLOW
-from pathnet.reference.layers import Flow, Rows, run_layers
+from pathnet.reference.layers import Flow
 from pathnet.route import Route
-
-Gated = tuple[Block, Step]
 
 
 def stage_train_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None) -> Tensor:
     """`stage_train` for calls that `supports_cpu` has accepted, x [N, C, H, W]."""
-    for run in _runs(x, blocks, _steps(blocks, route)):
-        spec, step = run[0]
-        if step.gate is Gate.OFF:
-            x = reference_block(x, spec, step)
-        else:
-            x, shortcut = _with_even_sides(x, spec), _pad_shortcut(spec, step)
-            x = stage_train_run(x, shortcut or _skip(x, spec, step), run)
-    return x
+    return stage_in_runs(x, blocks, route, _train_run, _skip)
+
+
+def _train_run(x: Tensor, skip: Tensor | Pad | None, run: list[Gated]) -> Tensor:
+    return stage_train_run(_with_even_sides(x, run[0][0]), skip, run)
+
+
+def _skip(x: Tensor, spec: Block, step: Step) -> Tensor | Pad | None:
+    """h(x), or option A itself where both ways give x a gradient, which the call then adds in place."""
+    both = SHORTCUT_FLOW[step.gate] is not Flow.NONE and RESIDUAL_FLOW[step.gate] is not Flow.NONE  # type: ignore[index]
+    if both and len(spec.shortcut) == 1 and isinstance(spec.shortcut[0], Pad):
+        return spec.shortcut[0]
+    return skip_of(x, spec, step)
 
 
 def _with_even_sides(x: Tensor, spec: Block) -> Tensor:
@@ -45,59 +45,6 @@ def _with_even_sides(x: Tensor, spec: Block) -> Tensor:
 
 def _stride(spec: Block) -> int:
     return max(layer.stride[0] for layer in spec.residual if isinstance(layer, Conv))
-
-
-def _runs(x: Tensor, blocks: Sequence[Block], steps: Sequence[Step]) -> Iterator[list[Gated]]:
-    """Blocks that share one call: a shortcut that is not the identity begins a run, and its OFF block stands alone.
-
-    The first block that has a gradient begins one too, so that what stands before it saves nothing.
-    """
-    run: list[Gated] = []
-    recorded = x.requires_grad
-    for spec, step in zip(blocks, steps, strict=True):
-        if step.gate is Gate.OFF and not spec.shortcut:
-            continue
-        begins = not recorded and _trains(spec, step)
-        recorded = recorded or begins
-        other_form = bool(run) and run[0][0].act != spec.act
-        if run and (begins or spec.shortcut or run[0][1].gate is Gate.OFF or other_form):
-            yield run
-            run = []
-        run.append((spec, step))
-    if run:
-        yield run
-
-
-def _trains(spec: Block, step: Step) -> bool:
-    """Whether the block has parameters whose gradient is asked for and that its gate trains."""
-    flows = (spec.residual, RESIDUAL_FLOW), (spec.shortcut, SHORTCUT_FLOW)
-    trained = [layers for layers, flow in flows if flow.get(step.gate) is Flow.TRAIN]  # type: ignore[arg-type]
-    return any(p.requires_grad for layers in trained for p in layer_parameters(layers))
-
-
-def _pad_shortcut(spec: Block, step: Step) -> Pad | None:
-    """Option A as the shortcut of a block whose both ways give x a gradient, which the call then adds in place."""
-    both = SHORTCUT_FLOW[step.gate] is not Flow.NONE and RESIDUAL_FLOW[step.gate] is not Flow.NONE  # type: ignore[index]
-    return spec.shortcut[0] if both and len(spec.shortcut) == 1 and isinstance(spec.shortcut[0], Pad) else None
-
-
-def _skip(x: Tensor, spec: Block, step: Step) -> Tensor | None:
-    """h(x) by plain PyTorch, with the gradient that the gate lets through; None for the identity."""
-    if not spec.shortcut:
-        return None
-    rows = Rows(x, SHORTCUT_FLOW[step.gate])  # type: ignore[index]  # one gate for the batch
-    return run_layers(spec.shortcut, [rows], step.update)[0]
-
-
-def _steps(blocks: Sequence[Block], route: Route | None) -> list[Step]:
-    if route is None:
-        return [Step()] * len(blocks)
-    gates, multiplier = route.gates, route.multiplier
-    if gates.dim() == 2:
-        gates = gates[0]
-        if route.mask_rows:  # a masked OFF row computes, times zero
-            gates, multiplier = torch.where(gates == Gate.OFF, int(Gate.FULL), gates), multiplier * (gates != Gate.OFF)
-    return host_steps(gates, multiplier if multiplier.dim() == 1 else multiplier[0], route.update, mask_rows=False)
 
 
 # ---- what the kernels cannot run ------------------------------------------------------------------------------------
@@ -113,7 +60,7 @@ def supports_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None)
     if not extension.available():
         return extension.why_not()
     unfit_block = (reason for block in blocks if (reason := _unfit(block)))
-    return unfit_mode() or unfit_input(x) or _unfit_route(route) or next(unfit_block, None) or _unfit_sides(x, blocks)
+    return unfit_mode() or unfit_input(x) or unfit_route(route) or next(unfit_block, None) or _unfit_sides(x, blocks)
 
 
 def loses_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
@@ -144,25 +91,9 @@ def unfit_input(x: Tensor) -> str | None:
 
 
 def unfit_mode() -> str | None:
-    if torch.compiler.is_compiling():
-        return "in a compiled graph gates are data, and this kernel reads them on the host"
     if torch.is_autocast_enabled("cpu"):
         return "autocast asks for another dtype than this kernel's float32"
-    if torch._C._are_functorch_transforms_active():
-        return "torch.func transforms need every operation, and this kernel is one"
-    if forward_ad._current_level >= 0:
-        return "forward-mode differentiation needs every operation, and this kernel is one"
-    return None
-
-
-def _unfit_route(route: Route | None) -> str | None:
-    """Gates and multipliers must be those of the whole batch."""
-    if route is None:
-        return None
-    for name, table in (("gates", route.gates), ("multipliers", route.multiplier)):
-        if table.dim() == 2 and (len(table) == 0 or bool((table != table[:1]).any())):
-            return f"{name} differ from image to image, and this kernel trains a whole batch under one gate a block"
-    return None
+    return unfit_transform()
 
 
 def _unfit(block: Block) -> str | None:

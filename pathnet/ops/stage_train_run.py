@@ -32,25 +32,33 @@ class Run(NamedTuple):
     weights: list[Tensor]  # of each convolution
     norms: list[Tensor]  # weight and bias of each batch norm
     running: list[Tensor]  # mean and variance of each batch norm
-    counters: list[Tensor]  # num_batches_tracked of each batch norm that moves
+    counters: list[Tensor]  # num_batches_tracked of each batch norm
 
 
 def stage_train_run(x: Tensor, skip: Tensor | Pad | None, blocks: Sequence[tuple[Block, Step]]) -> Tensor:
     """x [N, C, H, W] through blocks of one gate each, whose shortcut is the identity; for the first, h(x) is `skip` or
     what that padding makes of x."""
-    run = Run(Layout([], [], [], []), [], [], [], [])
-    for spec, step in blocks:
-        _append(run, spec, step)
-    if run.counters:
-        torch._foreach_add_(run.counters, 1)
+    run = run_of(blocks)
+    moving = [count for count, moves in zip(run.counters, run.layout.flags[1::2], strict=True) if moves]
+    if moving:
+        torch._foreach_add_(moving, 1)
     if skip is not None and blocks[0][1].gate is Gate.FORWARD:
         x = x.detach()  # all gradient takes the shortcut
-    if not _recorded(x, skip if isinstance(skip, Tensor) else None, *run.weights, *run.norms):
+    if not recorded(x, skip if isinstance(skip, Tensor) else None, *run.weights, *run.norms):
         run.layout.blocks[2::3] = [int(Gate.FORWARD)] * len(blocks)  # the same values, and the least is saved
     return _StageTrainRun.apply(x, skip, run.layout, run.running, *run.weights, *run.norms)
 
 
-def _recorded(*tensors: Tensor | None) -> bool:
+def run_of(blocks: Sequence[tuple[Block, Step]]) -> Run:
+    """The blocks as flat lists; parameters that a gate does not train are detached."""
+    run = Run(Layout([], [], [], []), [], [], [], [])
+    for spec, step in blocks:
+        _append(run, spec, step)
+    return run
+
+
+def recorded(*tensors: Tensor | None) -> bool:
+    """Whether autograd asks for a gradient of one of these."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
@@ -61,15 +69,15 @@ def _append(run: Run, spec: Block, step: Step) -> None:
         if isinstance(layer, Conv):
             run.weights.append(flow.weights(layer.weight))
         elif isinstance(layer, Norm):
-            weight, bias, mean, variance, count = (t for t in layer[:5] if t is not None)  # none is: `supports_cpu`
+            weight, bias, mean, variance, count = (t for t in layer[:5] if t is not None)  # none is: `supports_...`
             run.norms.extend((flow.weights(weight), flow.weights(bias)))
             run.running.extend((mean, variance))
-            run.counters.extend([count] if layer.batch_stats and moves else [])
+            run.counters.append(count)
             run.layout.flags.extend((layer.batch_stats, layer.batch_stats and moves))
             run.layout.constants.extend((layer.eps, layer.momentum or 0.0))
     stride = max(layer.stride[0] for layer in spec.residual if isinstance(layer, Conv))
     form = form_of(spec)
-    assert form is not None  # `supports_cpu` has refused any other
+    assert form is not None  # `supports_...` has refused any other
     run.layout.blocks.extend((form, stride, int(step.gate)))
     run.layout.scales.append(step.multiplier)
 

@@ -1,0 +1,68 @@
+"""A launch as data: it runs the kernel, and it is what `pathnet.profile` and `pathnet kernels` read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import triton.language as tl
+from torch import Tensor
+from triton.runtime.interpreter import InterpretedFunction
+
+from pathnet.kernels.conv_forward import conv_forward
+
+WORKSPACE = ("slots", "counter", "partial")  # arguments that hold partial sums: counted in a column of their own
+INTERPRETED = isinstance(conv_forward, InterpretedFunction)  # TRITON_INTERPRET=1 stood when Triton was imported
+
+
+class Launch(NamedTuple):
+    """One launch of a kernel; `reads` and `writes` give the bytes that its programs request of each tensor."""
+
+    name: str
+    kernel: Any  # a triton.jit function
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]  # tensors, numbers and None, in the order of the parameters
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+    reads: dict[str, int]
+    writes: dict[str, int]
+    multiplies: bool = False  # a product, which belongs on the tensor cores
+
+    def unique(self, names: dict[str, int], workspace: bool = False) -> int:
+        """The bytes of these arguments, each once: all but the workspace, or the workspace alone."""
+        return sum(
+            self.arguments[name].numel() * self.arguments[name].element_size()
+            for name in names
+            if (name in WORKSPACE) == workspace
+        )
+
+
+_observers: list[list[Launch]] = []
+
+
+@contextmanager
+def observed() -> Iterator[list[Launch]]:
+    """The launches that are made inside the `with`; on meta tensors they are made, and nothing runs."""
+    _observers.append([])
+    try:
+        yield _observers[-1]
+    finally:
+        _observers.pop()
+
+
+def run(launch: Launch) -> None:
+    """Launch the kernel on the current stream."""
+    for launches in _observers:
+        launches.append(launch)
+    tensors = [value for value in launch.arguments.values() if isinstance(value, Tensor)]
+    if not tensors[0].is_meta:
+        launch.kernel[launch.grid](
+            **launch.arguments, **launch.constants, num_warps=launch.warps, num_stages=launch.stages
+        )
+
+
+def product_dtype(stored: tl.dtype) -> tl.dtype:
+    """The dtype of a product's operands: the interpreter has no bfloat16 product, and float32 holds its factors."""
+    return tl.float32 if INTERPRETED and stored == tl.bfloat16 else stored

@@ -1,0 +1,244 @@
+"""The passes of training as launches: which tensors each reads and writes, its grid and its settings."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from pathnet.kernels.conv_forward import conv_forward, merge
+from pathnet.kernels.data_gradient import arrive, inner_gradient, outer_gradient
+from pathnet.kernels.launch import Launch, product_dtype
+from pathnet.kernels.settings import STREAM_PIXELS, SUMMED, WARPS, conv_tile, weight_tile
+from pathnet.kernels.traffic import Geometry, requested
+from pathnet.kernels.weight_gradient import sum_slots, weight_gradient
+from pathnet.kernels.workspace import Workspace
+
+STORED = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+class Norm(NamedTuple):
+    """A batch norm of a block, with its multiplier."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    batches: Tensor
+    eps: float
+    momentum: float
+    multiplier: float  # s of the block for its last norm, else 1
+    batch_stats: bool
+    moves: bool
+
+
+class Behind(NamedTuple):
+    """A gradient g behind a norm, and what leads it through: u [N, C, H, W], state [4, C] and slopes [2, C]."""
+
+    g: Tensor
+    u: Tensor
+    state: Tensor
+    slopes: Tensor
+
+
+class Before(NamedTuple):
+    """The norm whose output's gradient a pass makes; slopes and gradients are written."""
+
+    u: Tensor
+    state: Tensor
+    slopes: Tensor
+    gradients: Tensor  # [2, C]: of weight and bias
+    multiplier: float
+    batch_stats: bool
+
+
+class Source(NamedTuple):
+    """What a convolution reads: x, or u through the norm of `state`, or both merged into the block's input."""
+
+    x: Tensor | None = None
+    u: Tensor | None = None
+    state: Tensor | None = None
+    merged: Tensor | None = None
+
+
+def wide(*tensors: Tensor | None) -> bool:
+    """Whether an offset into one of these needs more than 32 bits."""
+    return any(t is not None and t.numel() > 2**31 - 1 for t in tensors)
+
+
+def conv_arguments(geometry: Geometry, weight: Tensor) -> dict[str, int]:
+    """The sides of the input, and how the weight lies in memory."""
+    by_output, by_input, _, by_tap = weight.stride()
+    sides = {"height": geometry.height, "width": geometry.width}
+    return sides | {"by_output": by_output, "by_input": by_input, "by_tap": by_tap}
+
+
+def product(stored: torch.dtype, precision: str) -> dict[str, Any]:
+    """How the products are made."""
+    return {"PRODUCT": product_dtype(STORED[stored]), "PRECISION": precision}
+
+
+def _norm_arguments(norm: Norm, state: Tensor, workspace: Workspace) -> dict[str, Any]:
+    return {
+        "slots": workspace.slots, "counter": workspace.counter, "norm_weight": norm.weight, "norm_bias": norm.bias,
+        "running_mean": norm.running_mean, "running_var": norm.running_var, "batches": norm.batches,
+        "state_out": state, "multiplier": norm.multiplier, "eps": norm.eps, "momentum": norm.momentum,
+    }  # fmt: skip
+
+
+def _before_arguments(before: Before | None, workspace: Workspace) -> dict[str, Any]:
+    u, state, slopes, gradients, multiplier, _ = before or (None, None, None, None, 1.0, True)
+    return {
+        "u_in": u, "state_in": state, "slopes_in": slopes, "gradients_in": gradients, "slots": workspace.slots,
+        "counter": workspace.counter, "multiplier": multiplier,
+    }  # fmt: skip
+
+
+def forward_pass(
+    name: str, geometry: Geometry, prologue: str, source: Source, bits: Tensor | None, join: str, weight: Tensor,
+    norm: Norm, u: Tensor, state: Tensor, workspace: Workspace, precision: str,
+) -> Launch:  # fmt: skip
+    """u = conv(source behind its prologue: "input", "norm" or "merge"), and the state of the norm behind it."""
+    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, u.dtype)
+    tiles, columns = triton.cdiv(g.pixels_out, tile.m), triton.cdiv(g.outputs, tile.n)
+    arguments = {
+        "u_in": source.u, "x_in": source.x, "state_in": source.state, "merged": source.merged, "bits": bits,
+        "weight": weight, "u_out": u, **conv_arguments(g, weight),
+        **_norm_arguments(norm, state, workspace), "count": g.pixels_out,
+    }  # fmt: skip
+    constants = {
+        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "PROLOGUE": prologue, "BITS": join,
+        "BATCH_STATS": norm.batch_stats, "MOVES": norm.moves, **product(u.dtype, precision),
+        "WIDE": wide(u, source.x, source.u), "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
+    }  # fmt: skip
+    own = g.pixels_out * g.inputs if prologue == "merge" else 0
+    taps = g.pairs * g.inputs * columns + own
+    weights, mask = 9 * g.inputs * g.outputs * tiles, 0 if bits is None else bits.numel()
+    slots = ("slots",) if norm.batch_stats else ()
+    running = ("running_mean", "running_var", "batches") if norm.moves else ()
+    read_running = running if norm.batch_stats else ("running_mean", "running_var")
+    vectors = "state_in", "norm_weight", "norm_bias", *slots, *read_running
+    reads = requested(arguments, *vectors, u_in=taps, x_in=taps, weight=weights, bits=mask * (join == "join"))
+    writes = requested(arguments, "state_out", *slots, *running, merged=own, bits=mask, u_out=u.numel())
+    grid = (tiles, columns)
+    return Launch(name, conv_forward, grid, arguments, constants, tile.warps, tile.stages, reads, writes, True)
+
+
+def merge_pass(source: Source, bits: Tensor, join: str) -> Launch:
+    """The value of the run: source.merged = relu(scale u + shift + x)."""
+    x = source.x
+    assert x is not None
+    count, channels = x.numel() // x.shape[1], x.shape[1]
+    arguments = {
+        "u": source.u, "x": x, "state": source.state, "merged": source.merged, "bits": bits, "count": count,
+    }  # fmt: skip
+    constants = {"CHANNELS": channels, "BITS": join, "WIDE": wide(x), "BLOCK_M": STREAM_PIXELS, "BLOCK_K": 32}
+    reads = requested(arguments, "u", "x", "state", bits=bits.numel() * (join == "join"))
+    writes = requested(arguments, "merged", "bits")
+    grid = (triton.cdiv(count, STREAM_PIXELS),)
+    return Launch("merge", merge, grid, arguments, constants, WARPS, 1, reads, writes)
+
+
+def arrive_pass(g: Tensor, bits: Tensor, before: Before | None, g_in: Tensor, workspace: Workspace) -> Launch:
+    """The gradient that comes to the run, behind its last ReLUs."""
+    count, channels = g.numel() // g.shape[1], g.shape[1]
+    arguments = {"g": g, "bits": bits, "g_in": g_in, **_before_arguments(before, workspace), "count": count}
+    block = min(64, max(16, triton.next_power_of_2(channels)))
+    constants = {
+        "IN": channels, "SUMS": before is not None, "BATCH_STATS": before is None or before.batch_stats,
+        "WIDE": wide(g), "BLOCK_M": STREAM_PIXELS, "BLOCK_N": block,
+    }  # fmt: skip
+    sums = ("slots",) if before else ()
+    reads = requested(arguments, "g", "bits", "u_in", "state_in", *sums)
+    writes = requested(arguments, "g_in", "slopes_in", "gradients_in", *sums)
+    grid = triton.cdiv(count, STREAM_PIXELS), triton.cdiv(channels, block)
+    return Launch("arrive", arrive, grid, arguments, constants, WARPS, 1, reads, writes)
+
+
+def inner_gradient_pass(
+    name: str, geometry: Geometry, behind: Behind, weight: Tensor, before: Before, g_in: Tensor,
+    workspace: Workspace, precision: str,
+) -> Launch:  # fmt: skip
+    """g_in: the gradient behind the ReLU inside the branch."""
+    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype)
+    tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
+    arguments = {
+        **behind._asdict(), "weight": weight, "g_in": g_in, **_before_arguments(before, workspace),
+        "count": g.pixels_in, **conv_arguments(g, weight),
+    }  # fmt: skip
+    constants = {
+        "IN": g.inputs, "OUT": g.outputs, "BATCH_STATS": before.batch_stats, **product(g_in.dtype, precision),
+        "WIDE": wide(g_in, behind.g), "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
+    }  # fmt: skip
+    taps, weights = g.pairs * g.outputs * columns, 9 * g.inputs * g.outputs * tiles
+    reads = requested(
+        arguments, "state", "slopes", "u_in", "state_in", "slots", g=taps, u=taps, weight=weights
+    )  # fmt: skip
+    writes = requested(arguments, "g_in", "slopes_in", "gradients_in", "slots")
+    grid = (tiles, columns)
+    return Launch(name, inner_gradient, grid, arguments, constants, tile.warps, tile.stages, reads, writes, True)
+
+
+def outer_gradient_pass(
+    name: str, geometry: Geometry, behind: Behind, weight: Tensor, skip: Tensor | None, mask: str,
+    alive: Tensor | None, before: Before | None, g_in: Tensor, workspace: Workspace, precision: str,
+) -> Launch:  # fmt: skip
+    """g_in: the gradient of the block's input, behind the ReLUs that made it."""
+    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype)
+    tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
+    arguments = {
+        **behind._asdict(), "weight": weight, "skip": skip, "alive": alive, "g_in": g_in,
+        **_before_arguments(before, workspace), "count": g.pixels_in, **conv_arguments(g, weight),
+    }  # fmt: skip
+    constants = {
+        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "ADDS": skip is not None, "MASK": mask,
+        "SUMS": before is not None, "BATCH_STATS": before is None or before.batch_stats,
+        **product(g_in.dtype, precision), "WIDE": wide(g_in, behind.g), "BLOCK_M": tile.m, "BLOCK_N": tile.n,
+        "BLOCK_K": tile.k,
+    }  # fmt: skip
+    taps, weights = g.pairs * g.outputs * columns, 9 * g.inputs * g.outputs * tiles
+    sums = ("slots",) if before else ()
+    vectors = "state", "slopes", "skip", "alive", "u_in", "state_in", *sums
+    reads = requested(arguments, *vectors, g=taps, u=taps, weight=weights)
+    writes = requested(arguments, "g_in", "slopes_in", "gradients_in", *sums)
+    grid = (tiles, columns)
+    return Launch(name, outer_gradient, grid, arguments, constants, tile.warps, tile.stages, reads, writes, True)
+
+
+def weight_gradient_pass(
+    name: str, geometry: Geometry, behind: Behind, prologue: str, source: Source, weight: Tensor, partial: Tensor,
+    first: int, precision: str,
+) -> Launch:  # fmt: skip
+    """partial [slots, weights of the run]: this convolution's, from column `first` on, laid out as the weight is."""
+    g, tile = geometry, weight_tile(geometry.inputs, geometry.outputs, behind.g.dtype)
+    slots, slot_size = partial.shape
+    blocks = triton.cdiv(g.inputs, tile.i) * triton.cdiv(g.outputs, tile.o)
+    own = partial[:, first : first + weight.numel()]
+    arguments = {
+        **behind._asdict(), "u_in": source.u, "x_in": source.x, "state_in": source.state, "partial": own,
+        "slot_size": slot_size, "pixels_of_slot": triton.cdiv(triton.cdiv(g.pixels_out, slots), tile.p) * tile.p,
+        "count": g.pixels_out, **conv_arguments(g, weight),
+    }  # fmt: skip
+    constants = {
+        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "PROLOGUE": prologue,
+        **product(behind.g.dtype, precision), "WIDE": wide(behind.g, partial, source.x, source.u), "BLOCK_P": tile.p,
+        "BLOCK_I": tile.i, "BLOCK_O": tile.o,
+    }  # fmt: skip
+    taps = g.pairs * g.inputs * triton.cdiv(g.outputs, tile.o)
+    outputs = 3 * g.pixels_out * g.outputs * triton.cdiv(g.inputs, tile.i)
+    reads = requested(arguments, "state", "slopes", "state_in", g=outputs, u=outputs, u_in=taps, x_in=taps)
+    writes = requested(arguments, "partial")
+    grid = (slots, 3 * blocks)
+    return Launch(name, weight_gradient, grid, arguments, constants, tile.warps, tile.stages, reads, writes, True)
+
+
+def sum_slots_pass(partial: Tensor, total: Tensor) -> Launch:
+    """total [weights of the run] = the sum of its slots."""
+    arguments = {"partial": partial, "total": total, "slots": len(partial), "slot_size": total.numel()}
+    grid = (triton.cdiv(total.numel(), SUMMED),)
+    constants = {"WIDE": wide(partial), "BLOCK": SUMMED}
+    reads, writes = requested(arguments, "partial"), requested(arguments, "total")
+    return Launch("sum of weight gradients", sum_slots, grid, arguments, constants, WARPS, 1, reads, writes)

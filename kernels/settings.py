@@ -1,0 +1,64 @@
+"""The one table of settings: block sizes, warps and stages of every kernel, by channels and dtype.
+
+Nothing is tuned at run time: that would need a GPU, and forward and backward must agree on slots.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+
+
+class ConvTile(NamedTuple):
+    m: int  # pixels of a program
+    n: int  # channels that it computes
+    k: int  # channels that it adds up at a time
+    warps: int
+    stages: int  # steps that loads run ahead (1: none)
+
+
+class WeightTile(NamedTuple):
+    p: int  # pixels added up at a time
+    i: int  # input channels of a program
+    o: int  # output channels
+    warps: int
+    stages: int
+
+
+WARPS = 4  # one warpgroup, which wgmma and tcgen05 need; with 128 pixels each warp holds two tiles of mma
+STREAM_PIXELS = 64  # of a program without a product
+PROGRAMS = 1024  # that weight gradients aim at: 8 for each of the about 128 multiprocessors of a large GPU
+SUMMED = 512  # entries of the weights that a program of sum_slots adds up
+
+
+def _power(channels: int, most: int) -> int:
+    """A block of channels: tl.dot needs 16, and a power of 2."""
+    return min(most, max(16, triton.next_power_of_2(channels)))
+
+
+def conv_tile(inputs: int, outputs: int, dtype: torch.dtype) -> ConvTile:
+    """Products over `inputs` into `outputs` channels; the prologue reads so many tensors of activations.
+
+    128 pixels fill the four warps; float32 holds twice the registers a value, so 64 there. All channels up to 64 stand
+    in one program, so that activations are requested once. A step adds 32 channels: the prologue's float32 values then
+    are 32 registers a thread and tensor.
+    """
+    wide = dtype == torch.float32
+    return ConvTile(64 if wide else 128, _power(outputs, 64), _power(inputs, 32), WARPS, 2)
+
+
+def weight_tile(inputs: int, outputs: int, dtype: torch.dtype) -> WeightTile:
+    """At most 32 x 32 sums for each of three taps, 24 registers a thread: the rest is for the prologues."""
+    return WeightTile(32 if dtype == torch.float32 else 64, _power(inputs, 32), _power(outputs, 32), WARPS, 2)
+
+
+def weight_slots(pixels: int, tiles: int, block: int, largest: int, itemsize: int, channels: int) -> int:
+    """Into how many slots the pixels are cut.
+
+    The partial sums (float32) of a convolution of `largest` weights may take half a stream, and no more slots are
+    wanted than give `PROGRAMS` programs with three rows of taps and so many `tiles`.
+    """
+    affordable = pixels * channels * itemsize // (2 * 4 * largest)
+    return max(1, min(affordable, triton.cdiv(pixels, block), triton.cdiv(PROGRAMS, 3 * tiles)))

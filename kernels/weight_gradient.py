@@ -1,0 +1,82 @@
+"""Gradients of the convolutions' weights: partial sums over pixels in slots, and one launch that adds all slots."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from pathnet.kernels.conv_forward import convolved
+from pathnet.kernels.norm import norm_backward
+from pathnet.kernels.tiles import block, multiply_add, places, tap_of_output
+
+
+@triton.jit
+def _tap_product(
+    sums, gradient, u_in, x_in, state_in, image, row, column, valid, tap, inputs, height, width,
+    IN: tl.constexpr, STRIDE: tl.constexpr, PROLOGUE: tl.constexpr, STORED: tl.constexpr, PRODUCT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """sums + the input that `tap` reads, transposed, times the gradient."""
+    source, inside = tap_of_output(image, row, column, valid, tap, height, width, STRIDE)
+    at, within = block(source, inputs, inside, IN)
+    values = convolved(u_in, x_in, state_in, at, within, inputs, IN, PROLOGUE)
+    return multiply_add(sums, tl.trans(values.to(STORED)), gradient, STORED, PRODUCT, PRECISION)
+
+
+@triton.jit
+def weight_gradient(
+    g, u, state, slopes, u_in, x_in, state_in, partial, slot_size, pixels_of_slot, count, height, width, by_output,
+    by_input, by_tap,
+    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, PROLOGUE: tl.constexpr, PRODUCT: tl.constexpr,
+    PRECISION: tl.constexpr, WIDE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_O: tl.constexpr,
+):  # fmt: skip
+    """partial[slot]: the sum over its pixels of input times norm backward of g, for the three taps of a row."""
+    STORED: tl.constexpr = g.dtype.element_ty
+    TILES_O: tl.constexpr = (OUT + BLOCK_O - 1) // BLOCK_O
+    tap, tile, slot = tl.program_id(1) % 3 * 3, tl.program_id(1) // 3, tl.program_id(0)
+    inputs = tile // TILES_O * BLOCK_I + tl.arange(0, BLOCK_I)
+    outputs = tile % TILES_O * BLOCK_O + tl.arange(0, BLOCK_O)
+    if WIDE:
+        slot = slot.to(tl.int64)
+    first = slot * pixels_of_slot
+    end = tl.minimum(first + pixels_of_slot, count)
+    left = tl.zeros((BLOCK_I, BLOCK_O), tl.float32)
+    middle = tl.zeros((BLOCK_I, BLOCK_O), tl.float32)
+    right = tl.zeros((BLOCK_I, BLOCK_O), tl.float32)
+    for start in range(0, pixels_of_slot, BLOCK_P):
+        pixels = first + start + tl.arange(0, BLOCK_P)
+        valid = pixels < end
+        at, within = block(pixels, outputs, valid, OUT)
+        gradient, value = tl.load(g + at, within, 0.0), tl.load(u + at, within, 0.0)
+        gradient = tl.where(within, norm_backward(gradient, value, state, slopes, outputs, OUT), 0.0)
+        image, row, column = places(pixels, (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE)
+        left = _tap_product(
+            left, gradient, u_in, x_in, state_in, image, row, column, valid, tap, inputs, height, width,
+            IN, STRIDE, PROLOGUE, STORED, PRODUCT, PRECISION,
+        )  # fmt: skip
+        middle = _tap_product(
+            middle, gradient, u_in, x_in, state_in, image, row, column, valid, tap + 1, inputs, height, width,
+            IN, STRIDE, PROLOGUE, STORED, PRODUCT, PRECISION,
+        )  # fmt: skip
+        right = _tap_product(
+            right, gradient, u_in, x_in, state_in, image, row, column, valid, tap + 2, inputs, height, width,
+            IN, STRIDE, PROLOGUE, STORED, PRODUCT, PRECISION,
+        )  # fmt: skip
+    at = partial + slot * slot_size + inputs[:, None] * by_input + outputs[None, :] * by_output + tap * by_tap
+    inside = (inputs < IN)[:, None] & (outputs < OUT)[None, :]
+    tl.store(at, left, inside)
+    tl.store(at + by_tap, middle, inside)
+    tl.store(at + 2 * by_tap, right, inside)
+
+
+@triton.jit
+def sum_slots(partial, total, slots, slot_size, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """The weight gradients of all convolutions of a run: their slots, added in the order of their index."""
+    entries = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if WIDE:
+        entries = entries.to(tl.int64)
+    inside = entries < slot_size
+    sums = tl.zeros((BLOCK,), tl.float32)
+    for slot in range(slots):
+        sums += tl.load(partial + entries + slot * slot_size, inside, 0.0)
+    tl.store(total + entries, sums, inside)

@@ -1,0 +1,110 @@
+"""A stage cut into runs of blocks that share one call of a kernel, and what no such kernel can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from pathnet.gates import Gate
+from pathnet.ops.parameters import layer_parameters
+from pathnet.reference import Block, Step, host_steps
+from pathnet.reference import block as reference_block
+from pathnet.reference.block import RESIDUAL_FLOW, SHORTCUT_FLOW
+from pathnet.reference.layers import Flow, Rows, run_layers
+from pathnet.route import Route
+
+Gated = tuple[Block, Step]
+
+
+def skip_of(x: Tensor, spec: Block, step: Step) -> Tensor | None:
+    """h(x) by plain PyTorch, with the gradient that the gate lets through; None for the identity."""
+    if not spec.shortcut:
+        return None
+    rows = Rows(x, SHORTCUT_FLOW[step.gate])  # type: ignore[index]  # one gate for the batch
+    return run_layers(spec.shortcut, [rows], step.update)[0]
+
+
+def stage_in_runs(
+    x: Tensor,
+    blocks: Sequence[Block],
+    route: Route | None,
+    train_run: Callable[[Tensor, Any, list[Gated]], Tensor],
+    skip_of: Callable[[Tensor, Block, Step], Any] = skip_of,
+) -> Tensor:
+    """The stage of x [N, C, H, W], run by run; OFF blocks with an identity shortcut are left out.
+
+    `train_run` gets x, what `skip_of` makes of it for the first block, and the blocks.
+    """
+    for run in _runs(x, blocks, _steps(blocks, route)):
+        spec, step = run[0]
+        if step.gate is Gate.OFF:
+            x = reference_block(x, spec, step)
+        else:
+            x = train_run(x, skip_of(x, spec, step), run)
+    return x
+
+
+def _runs(x: Tensor, blocks: Sequence[Block], steps: Sequence[Step]) -> Iterator[list[Gated]]:
+    """Blocks that share one call: a shortcut that is not the identity begins a run, and its OFF block stands alone.
+
+    The first block that has a gradient begins one too, so that what stands before it saves nothing.
+    """
+    run: list[Gated] = []
+    recorded = x.requires_grad
+    for spec, step in zip(blocks, steps, strict=True):
+        if step.gate is Gate.OFF and not spec.shortcut:
+            continue
+        begins = not recorded and _trains(spec, step)
+        recorded = recorded or begins
+        other_form = bool(run) and run[0][0].act != spec.act
+        if run and (begins or spec.shortcut or run[0][1].gate is Gate.OFF or other_form):
+            yield run
+            run = []
+        run.append((spec, step))
+    if run:
+        yield run
+
+
+def _trains(spec: Block, step: Step) -> bool:
+    """Whether the block has parameters whose gradient is asked for and that its gate trains."""
+    flows = (spec.residual, RESIDUAL_FLOW), (spec.shortcut, SHORTCUT_FLOW)
+    trained = [layers for layers, flow in flows if flow.get(step.gate) is Flow.TRAIN]  # type: ignore[arg-type]
+    return any(p.requires_grad for layers in trained for p in layer_parameters(layers))
+
+
+def _steps(blocks: Sequence[Block], route: Route | None) -> list[Step]:
+    if route is None:
+        return [Step()] * len(blocks)
+    gates, multiplier = route.gates, route.multiplier
+    if gates.dim() == 2:
+        gates = gates[0]
+        if route.mask_rows:  # a masked OFF row computes, times zero
+            gates, multiplier = torch.where(gates == Gate.OFF, int(Gate.FULL), gates), multiplier * (gates != Gate.OFF)
+    return host_steps(gates, multiplier if multiplier.dim() == 1 else multiplier[0], route.update, mask_rows=False)
+
+
+# ---- what no kernel of a whole run takes -----------------------------------------------------------------------------
+
+
+def unfit_transform() -> str | None:
+    if torch.compiler.is_compiling():
+        return "in a compiled graph gates are data, and this kernel reads them on the host"
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func transforms need every operation, and this kernel is one"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation needs every operation, and this kernel is one"
+    return None
+
+
+def unfit_route(route: Route | None) -> str | None:
+    """Gates and multipliers must be those of the whole batch."""
+    if route is None:
+        return None
+    for name, table in (("gates", route.gates), ("multipliers", route.multiplier)):
+        if table.dim() == 2 and (len(table) == 0 or bool((table != table[:1]).any())):
+            return f"{name} differ from image to image, and this kernel trains a whole batch under one gate a block"
+    return None

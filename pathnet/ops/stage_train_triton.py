@@ -1,0 +1,78 @@
+"""stage_train by the Triton kernels: what they run, and what they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pathnet.ops.eval_blocks import unfit_geometry
+from pathnet.ops.stage_train_forms import BASIC, form_of
+from pathnet.ops.stage_train_runs import stage_in_runs, unfit_route, unfit_transform
+from pathnet.ops.stage_train_triton_run import stage_train_triton_run
+from pathnet.ops.triton_calls import DTYPES, unfit_device, unfit_input
+from pathnet.reference import Block, Conv, Norm
+from pathnet.route import Route
+
+
+def stage_train_triton(x: Tensor, blocks: Sequence[Block], route: Route | None) -> Tensor:
+    """`stage_train` for calls that `supports_triton` has accepted, x [N, C, H, W]."""
+    return stage_in_runs(x, blocks, route, stage_train_triton_run)
+
+
+def supports_triton(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
+    """Why the Triton kernels cannot train these blocks, in a sentence; None if they can."""
+    unfit = (reason for block in blocks if (reason := unfit_block(x, block)))
+    return (
+        unfit_transform()  # first: a graph that is traced must not look for Triton
+        or unfit_device(x)
+        or unfit_input(x)
+        or unfit_route(route)
+        or next(unfit, None)
+        or _unfit_values(x, blocks)
+    )
+
+
+def unfit_block(x: Tensor, block: Block) -> str | None:
+    if form_of(block) != BASIC:
+        return "the block is not a basic block of plain layers (convolution, batch norm, ReLU, convolution, batch norm)"
+    convs = [layer for layer in block.residual if isinstance(layer, Conv)]
+    norms = [layer for layer in block.residual if isinstance(layer, Norm)]
+    return next(filter(None, (*(_unfit_conv(x, conv) for conv in convs), *map(_unfit_norm, norms))), None) or (
+        None if convs[1].stride[0] == 1 else "the stride stands on the second convolution, and not on the first"
+    )
+
+
+def _unfit_conv(x: Tensor, conv: Conv) -> str | None:
+    if conv.weight.dtype not in (x.dtype, torch.float32):
+        return f"weights are {conv.weight.dtype} and x is {x.dtype}"
+    if conv.weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        return f"weights are {conv.weight.dtype} and x is {x.dtype}, which only autocast joins"
+    if conv.weight.shape[-1] != 3:
+        return f"a convolution is {conv.weight.shape[-1]}x{conv.weight.shape[-1]}, and these kernels train 3x3"
+    return unfit_geometry(conv)
+
+
+def _unfit_norm(norm: Norm) -> str | None:
+    if any(t is None or t.dtype not in DTYPES for t in norm[:4]):
+        return "a batch norm has no affine weights, tracks no statistics, or is in float64"
+    if not all(t is None or t.is_contiguous() for t in norm[:5]):
+        return "the numbers of a batch norm do not lie side by side in memory"
+    if norm.batch_stats and norm.momentum is None:
+        return "a batch norm averages its statistics over all batches (momentum=None)"
+    return None
+
+
+def _unfit_values(x: Tensor, blocks: Sequence[Block]) -> str | None:
+    """Batch statistics need two values a channel; the reference raises the error."""
+    h, w = x.shape[2:]
+    for block in blocks:
+        convs = [layer for layer in block.residual if isinstance(layer, Conv)]
+        h, w = -(-h // convs[0].stride[0]), -(-w // convs[0].stride[0])
+        norms = [layer for layer in block.residual if isinstance(layer, Norm)]
+        if len(x) * h * w < 2 and any(norm.batch_stats for norm in norms):
+            return "batch statistics need at least two values a channel"
+    if len({layer.weight.dtype for block in blocks for layer in block.residual if isinstance(layer, Conv)}) > 1:
+        return "the convolutions of the stage have weights of several dtypes"
+    return None

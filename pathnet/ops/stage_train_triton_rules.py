@@ -1,0 +1,78 @@
+"""The ops stage_train_triton_fwd and stage_train_triton_bwd: flat lists to the kernels, and shapes for tracing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pathnet.ops.one_by_one import batch_one_by_one
+from pathnet.ops.schemas import library
+
+if TYPE_CHECKING:  # Triton may be missing: then nobody calls these ops
+    from pathnet.kernels.stage_train_fwd import BlockRun
+
+
+def _block_run(
+    weights: Sequence[Tensor], norms: Sequence[Tensor], running: Sequence[Tensor | None], blocks: Sequence[int],
+    scales: Sequence[float], flags: Sequence[bool], constants: Sequence[float], precision: str,
+) -> BlockRun:  # fmt: skip
+    from pathnet.kernels.passes import Norm
+    from pathnet.kernels.stage_train_fwd import BlockRun
+
+    described = [
+        Norm(
+            *norms[2 * i : 2 * i + 2], *running[3 * i : 3 * i + 3], *constants[2 * i : 2 * i + 2],
+            scales[i // 2] if i % 2 else 1.0, *flags[2 * i : 2 * i + 2],
+        )
+        for i in range(len(norms) // 2)
+    ]  # fmt: skip
+    return BlockRun(weights, described, list(blocks[::2]), list(blocks[1::2]), precision)
+
+
+def _fwd(x, skip, weights, norms, running, *rest):
+    from pathnet.kernels.stage_train_fwd import stage_train_fwd
+
+    with torch.cuda.device_of(x):
+        y, kept = stage_train_fwd(x, skip, _block_run(weights, norms, running, *rest))
+    return y, [t for t in kept if t is not None]
+
+
+def _fwd_fake(x, skip, weights, norms, running, *rest):
+    from pathnet.kernels.stage_train_fwd import empty, kept_tensors
+
+    run = _block_run(weights, norms, running, *rest)
+    shapes = list(run.geometry(x.shape[0], *x.shape[2:]))
+    return empty(x, shapes[-1][1]), [t for t in kept_tensors(run.gates, x, shapes) if t is not None]
+
+
+def _bwd(grad_y, x, saved, weights, norms, *rest):
+    from pathnet.kernels.stage_train_bwd import stage_train_bwd
+    from pathnet.kernels.stage_train_fwd import keeps
+
+    *layout, has_skip, needs = rest
+    run, rows = _block_run(weights, norms, [None] * (3 * len(norms) // 2), *layout), iter(saved)
+    kept = [next(rows) if keep else None for keep in keeps(run.gates)]
+    grad_y = grad_y.contiguous(memory_format=torch.channels_last)
+    with torch.cuda.device_of(x):
+        grads = stage_train_bwd(grad_y, x, kept, run, has_skip, *needs[:2], needs[2 : 2 + len(weights)])
+    return [grad for grad in grads if grad is not None]
+
+
+def _bwd_fake(grad_y, x, saved, weights, norms, *rest):
+    needs = rest[-1]
+    given = [torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)] * needs[0]
+    given += [torch.empty_like(grad_y, memory_format=torch.channels_last)] if needs[1] else []
+    needed = [weight for weight, need in zip(weights, needs[2:], strict=False) if need]
+    given += [weights[0].new_empty(sum(weight.numel() for weight in needed))] if needed else []
+    return [*given, grad_y.new_empty((len(norms) // 2, 2, len(norms[0])), dtype=torch.float32)]
+
+
+for _key in ("CPU", "CUDA"):
+    library.impl("stage_train_triton_fwd", _fwd, _key)
+    library.impl("stage_train_triton_bwd", _bwd, _key)
+torch.library.register_fake("pathnet::stage_train_triton_fwd", _fwd_fake, lib=library)
+torch.library.register_fake("pathnet::stage_train_triton_bwd", _bwd_fake, lib=library)
+batch_one_by_one("stage_train_triton_bwd")

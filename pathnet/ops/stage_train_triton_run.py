@@ -1,0 +1,95 @@
+"""A run of gated blocks as one autograd function over the ops stage_train_triton_fwd and stage_train_triton_bwd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+import pathnet.ops.stage_train_triton_rules  # noqa: F401  # the ops, and what PyTorch must know of them
+from pathnet.gates import Gate
+from pathnet.ops.once import differentiable_once
+from pathnet.ops.stage_train_run import Run, recorded, run_of
+from pathnet.ops.triton_calls import channels_last, dense, is_channels_last, product_precision
+from pathnet.reference import Block, Step
+
+
+def stage_train_triton_run(x: Tensor, skip: Tensor | None, blocks: Sequence[tuple[Block, Step]]) -> Tensor:
+    """x [N, C, H, W] through basic blocks of one gate each; h(x) is `skip` for the first, None for the identity."""
+    run = run_of(blocks)
+    if skip is not None and blocks[0][1].gate is Gate.FORWARD:
+        x = x.detach()  # all gradient takes the shortcut
+    if not recorded(x, skip, *run.weights, *run.norms):
+        run.layout.blocks[2::3] = [int(Gate.FORWARD)] * len(blocks)  # the same values, and the least is saved
+    precision = product_precision()
+    with torch.autocast(x.device.type, enabled=False):  # the kernels cast weights themselves
+        y = _StageTrainTritonRun.apply(channels_last(x), None if skip is None else channels_last(skip), run, precision,
+                                       *map(dense, run.weights), *run.norms)  # fmt: skip
+    return y if is_channels_last(x) else y.contiguous()
+
+
+class _StageTrainTritonRun(torch.autograd.Function):
+    """Keeps x only where the first block's weights are trained, and weights only of blocks that pass a gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, skip: Tensor | None, run: Run, precision: str, *params: Tensor):
+        layout, gates = run.layout, run.layout.blocks[2::3]
+        weights, norms = params[: len(run.weights)], params[len(run.weights) :]
+        running = list(_with_counters(run))
+        y, saved = torch.ops.pathnet.stage_train_triton_fwd(
+            x, skip, weights, norms, running, _strides_and_gates(run), *layout[1:], precision
+        )
+        ctx.run, ctx.precision, ctx.has_skip, ctx.shape = run, precision, skip is not None, x.shape
+        ctx.keeps_x = gates[0] in (Gate.FULL, Gate.RESIDUAL)
+        ctx.read = [gates[index // 2] != Gate.FORWARD for index in range(len(weights))]
+        ctx.weights = [None if read else weight for weight, read in zip(weights, ctx.read, strict=True)]
+        kept = [weight for weight, read in zip(weights, ctx.read, strict=True) if read]
+        ctx.save_for_backward(*([x] if ctx.keeps_x else []), *kept, *saved)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad_y: Tensor):
+        kept, run = iter(ctx.saved_tensors), ctx.run
+        x = next(kept) if ctx.keeps_x else grad_y.new_empty(1).expand(ctx.shape)  # tells the shape; nobody reads it
+        weights = [next(kept) if weight is None else weight for weight in ctx.weights]
+        needs = [*ctx.needs_input_grad[:2], *ctx.needs_input_grad[4:]]
+        with torch.no_grad():
+            found = torch.ops.pathnet.stage_train_triton_bwd(
+                grad_y, x, list(kept), weights, run.norms, _strides_and_gates(run), *run.layout[1:],
+                ctx.precision, ctx.has_skip, needs,
+            )  # fmt: skip
+        grads = _unpacked(iter(found), needs, weights, run.norms)
+        grad_x, grad_skip, *others = differentiable_once(list(grads))
+        return grad_x, grad_skip, None, None, *others
+
+
+def _strides_and_gates(run: Run) -> list[int]:
+    return [number for index, number in enumerate(run.layout.blocks) if index % 3]
+
+
+def _with_counters(run: Run) -> Iterator[Tensor]:
+    """Mean, variance and counter of each norm."""
+    for index, counter in enumerate(run.counters):
+        yield from (*run.running[2 * index : 2 * index + 2], counter)
+
+
+def _unpacked(
+    found: Iterator[Tensor], needs: Sequence[bool], weights: Sequence[Tensor], norms: Sequence[Tensor]
+) -> Iterator[Tensor | None]:
+    """The gradients of x, skip, weights and norms, where needed, out of the op's few tensors."""
+    for need in needs[:2]:
+        yield next(found) if need else None
+    needs_weights, needs_norms = needs[2 : 2 + len(weights)], needs[2 + len(weights) :]
+    flat, first = next(found) if any(needs_weights) else None, 0
+    for weight, need in zip(weights, needs_weights, strict=True):
+        if need and flat is not None:
+            yield flat[first : first + weight.numel()].as_strided(
+                weight.shape, weight.stride(), flat.storage_offset() + first
+            )
+            first += weight.numel()
+        else:
+            yield None
+    of_norms = next(found)
+    for index, (parameter, need) in enumerate(zip(norms, needs_norms, strict=True)):
+        yield of_norms[index // 2, index % 2].to(parameter.dtype) if need else None

@@ -1,0 +1,118 @@
+"""`pathnet kernels`: what is compiled, how it is counted, and that the PTX can be launched as its JSON says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pathnet.cli import kernels
+from pathnet.kernels.catalogue import CHANNELS, DTYPES, catalogue
+
+COMPILE_ONE = """
+import json, sys
+from pathnet.kernels.catalogue import catalogue
+from pathnet.kernels.compile import compile_launch, launch_description
+wanted = next(l for l in catalogue([16], ["float16"]) if l.constants.get("BITS") == "join")
+compiled, ptx = compile_launch(wanted, int(sys.argv[1]))
+print(json.dumps([compiled._asdict(), launch_description(wanted, compiled, ptx), ptx]))
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """The longest forward kernel for sm_80, by a Python that does not interpret."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE_ONE, "80"], capture_output=True, text=True, env=environment, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_kernel_is_counted(compiled):
+    row, _, ptx = compiled
+    assert row["name"] == "conv_forward" and row["language"] == "triton" and row["arch"] == 80
+    assert kernels.unfit(row) is None and row["spill_bytes"] == 0 and 0 < row["registers"] <= 255
+    assert row["tensor_core_instructions"] == len(re.findall(r"\bmma\.sync", ptx)) > 0
+    assert row["async_copy_instructions"] > 0 and row["code_bytes"] > 1000 and row["shared_bytes"] > 0
+    assert row["blocks_per_sm"] * row["settings"]["num_warps"] >= 8
+
+
+def unfenced(ptx: str) -> bool:
+    """Whether a store may pass the counter: no barrier stands between it and the atomic, or no acquire-release."""
+    before, _, _ = ptx.partition("atom.global.gpu.acq_rel")
+    return before == ptx or before.rfind("st.global") > before.rfind("bar.sync")
+
+
+def test_the_last_program_sees_what_the_others_stored(compiled):
+    """An interpreter runs programs one by one, and cannot show it."""
+    ptx = compiled[2]
+    assert not unfenced(ptx)
+    assert unfenced(ptx.replace("acq_rel", "relaxed")) and unfenced(ptx.replace("bar.sync", "// bar"))
+    after = ptx.partition("atom.global.gpu.acq_rel")[2]
+    assert re.search(r"ld\.global\.cg", after), "slots of other programs are read past the first cache"
+
+
+def test_the_launch_description_fits_the_ptx(compiled):
+    row, description, ptx = compiled
+    entry = re.search(r"\.entry (\w+)\((.*?)\)", ptx, re.DOTALL)
+    declared = re.findall(r"\.param \.(u64 \.ptr|\w+)", entry.group(2))
+    assert description["entry"] == entry.group(1) and description["shared_bytes"] == row["shared_bytes"]
+    assert len(declared) == len(description["parameters"])
+    words = {"i32": "u32", "i64": "u64", "fp32": "f32"}
+    for kind, parameter in zip(declared, description["parameters"], strict=True):
+        pointer = parameter["kind"] != "scalar"
+        assert kind.startswith("u64") if pointer else kind == words[parameter["dtype"]], parameter["name"]
+    assert description["block"] == [128, 1, 1] and description["grid"] == [1024, 1, 1]
+
+
+def test_the_catalogue_has_every_block_size_of_the_table():
+    launches = catalogue([16, 64], ["float16", "ieee"])
+    assert {launch.kernel.fn.__name__ for launch in launches} == {
+        "conv_eval", "conv_forward", "merge",
+         "arrive", "inner_gradient", "outer_gradient", "weight_gradient", "sum_slots",
+    }  # fmt: skip
+    convs = [launch.constants for launch in launches if launch.multiplies]
+    assert {constants["STRIDE"] for constants in convs if "STRIDE" in constants} == {1, 2}
+    assert {launch.constants.get("MASK") for launch in launches} >= {"none", "values", "bits"}
+    assert {launch.constants.get("BITS") for launch in launches} >= {"none", "new", "join"}
+    assert max(CHANNELS) > 64 and set(DTYPES) == {"float16", "bfloat16", "tf32", "ieee"}
+
+
+ROW = {
+    "name": "k", "language": "triton", "arch": 80, "settings": {"num_warps": 4}, "registers": 64, "spill_bytes": 0,
+    "shared_bytes": 0, "blocks_per_sm": 8, "tensor_core_instructions": 0, "async_copy_instructions": 0,
+    "code_bytes": 1, "tensor_core_exempt": "no product",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [({}, 0), ({"spill_bytes": 8}, 1), ({"tensor_core_exempt": None}, 1),
+     ({"tensor_core_exempt": None, "tensor_core_instructions": 4}, 0)],
+)  # fmt: skip
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_exit_status_tells_what_is_unfit(change, status, as_json, monkeypatch, capsys):
+    import argparse
+
+    monkeypatch.setattr(kernels, "compile_all", lambda *args: [ROW | change])
+    parser = argparse.ArgumentParser()
+    kernels.add_arguments(parser)
+    assert kernels.run(parser.parse_args(["--json"] if as_json else [])) == status
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == [ROW | change] if as_json else f"{status} unfit" in printed
+
+
+def test_wrong_words_are_refused(monkeypatch):
+    from pathnet.kernels import launch
+
+    monkeypatch.setattr(launch, "INTERPRETED", False)
+    with pytest.raises(ValueError, match="--dtypes must be of"):
+        kernels.compile_all([80], None, ["float64"], None)
+    monkeypatch.setattr(launch, "INTERPRETED", True)
+    with pytest.raises(RuntimeError, match="unset it"):
+        kernels.compile_all([80], None, None, None)
