@@ -9,13 +9,20 @@ import torch
 
 from pathnet import extension
 
-SCHEMA_VERSION = 4  # compiled into the extension too; raise it with every change of a schema below
+SCHEMA_VERSION = 5  # compiled into the extension too; raise it with every change of a schema below
 
 SCHEMAS = (
     # A stage of gated blocks in evaluation, batch norm folded. csrc/cpu/stage_eval.cpp
     # gates int8 and scales float32 [blocks] or [N, blocks]; blocks: form, stride, shortcut, pad_before for each.
     # precision of the products of 3x3 convolutions: float32 or bf16.
     "stage_eval(Tensor x, Tensor gates, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps, str precision)"
+    " -> Tensor",
+    # A whole CIFAR net in evaluation, image to logits, a thread block for each image and mask. csrc/cuda/net_eval.cu
+    # weights, first_slice, vectors, classifier: what pathnet/ops/net_eval_pack.py makes, on x's device. gates int8,
+    # order int32 and scales float32 [masks, blocks], a column a position: row r of the logits is image r / repeat under
+    # mask r % masks. pad_before: zero channels before those of x, in both strided blocks.
+    "net_eval(Tensor x, Tensor weights, Tensor first_slice, Tensor vectors, Tensor classifier, Tensor gates,"
+    " Tensor order, Tensor scales, int repeat, int[] stage_blocks, int shortcut_slices, int[] pad_before, bool preact)"
     " -> Tensor",
     # A run of gated blocks in training, float32, one gate a block for the whole batch. csrc/cpu/stage_train_fwd.cpp
     # blocks: form (0 basic, 1 pre-activation, 2 and 3 their bottlenecks), stride and gate for each; norm_flags: by
