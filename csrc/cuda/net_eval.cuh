@@ -166,8 +166,8 @@ class NetEval {
   // y = h(x), from the tile: a strided 1x1 convolution, or every second pixel between zero
   // channels.
   template <int C>
-  __device__ __forceinline__ void shortcut(int which, int number, const Pixels<C>& from, const Pixels<2 * C>& to,
-                                           Sums<2 * C>& y) {
+  __device__ __forceinline__ void shortcut(int which, int number, const Pixels<C>& from,
+                                           const Pixels<2 * C>& to, Sums<2 * C>& y) {
     if (plan_.shortcut_slices > 0) {
       multiply<1, 2>(tile<C>(), from.pitch(), to, weights_, y);
       if constexpr (!kPreact) {
@@ -202,7 +202,8 @@ class NetEval {
       change(x,
              [&](float v, int j, int k) { return relu(fmaf(v, scale.of(j, k), shift.of(j, k))); });
     }
-    float* partial = reinterpret_cast<float*>(dynamic_shared() + kRingBytes);  // [kDown, kWidest], then the means
+    float* partial = reinterpret_cast<float*>(dynamic_shared() +
+                                              kRingBytes);  // [kDown, kWidest], then the means
     float* mean = partial + S::kDown * kWidest;
     __syncthreads();
 #pragma unroll
@@ -222,7 +223,8 @@ class NetEval {
       mean[threadIdx.x] = sum / (pixels.height * pixels.width);
     }
     __syncthreads();
-    auto* logits = static_cast<typename Op::Element*>(plan_.logits) + static_cast<int64_t>(blockIdx.x) * plan_.classes;
+    auto* logits = static_cast<typename Op::Element*>(plan_.logits) +
+                   static_cast<int64_t>(blockIdx.x) * plan_.classes;
     for (int i = threadIdx.x; i < plan_.classes; i += kThreads) {
       float sum = __ldg(plan_.classifier + plan_.classes * kWidest + i);
       for (int c = 0; c < kWidest; ++c)

@@ -48,8 +48,9 @@ struct Steps {
                        kSlices = kAll / kInSlice;
 };
 
-// sums += conv(tile), of the stride kStride. The first slice's barrier makes the tile visible that was written before;
-// whoever writes the tile afterwards needs a barrier of its own. kTaps is 9 or 1, the one in the middle.
+// sums += conv(tile), of the stride kStride. The first slice's barrier makes the tile visible that
+// was written before; whoever writes the tile afterwards needs a barrier of its own. kTaps is 9 or
+// 1, the one in the middle.
 template <int kTaps, int kStride, class Op, int CIn, int COut>
 __device__ __forceinline__ void multiply(Tile<Op, CIn> tile, int pitch, const Pixels<COut>& pixels,
                                          WeightStream& weights, Sums<COut>& sums) {

@@ -40,12 +40,12 @@ struct Split {
   static __device__ __forceinline__ int down() { return threadIdx.x / 32 / kAcross; }
   static __device__ __forceinline__ int first_row(int tile) { return (down() + tile * kDown) * 16; }
   static __device__ __forceinline__ int first_channel(int j) {
-    return across() * 16 + j * 8 + lane() % 4 * 2;
+    return across() * 16 + j * 8 + opaque(lane()) % 4 * 2;
   }
 };
 
-// The pixels of this thread in a stage of height x width. Places count pixels of the tile, halo included, and are kept
-// in 16 bits, since registers are what the kernel is short of.
+// The pixels of this thread in a stage of height x width. Places count pixels of the tile, halo
+// included, and are kept in 16 bits, since registers are what the kernel is short of.
 template <int C>
 class Pixels {
  public:
@@ -61,8 +61,11 @@ class Pixels {
   }
   __device__ __forceinline__ int pitch() const { return width + 2; }
 
-  // Of row l / 4 or l / 4 + 8 of a group, which this thread writes; 0, in the halo, where there is no pixel.
-  __device__ __forceinline__ int place(int i, int half) const { return places_[i] >> (half * 16) & 0xffff; }
+  // Of row l / 4 or l / 4 + 8 of a group, which this thread writes; 0, in the halo, where there is
+  // no pixel.
+  __device__ __forceinline__ int place(int i, int half) const {
+    return places_[i] >> (half * 16) & 0xffff;
+  }
 
   // Groups of this warp that hold a pixel.
   __device__ __forceinline__ int live() const {
@@ -70,10 +73,11 @@ class Pixels {
     return groups <= 0 ? 0 : (groups + Split<C>::kDown - 1) / Split<C>::kDown;
   }
 
-  // The upper left of the nine pixels of row l % 16, which this thread gives to ldmatrix, in a tile of `pitch` pixels a
-  // line under a convolution of this stride; a row without a pixel reads the first ones, for nobody.
+  // The upper left of the nine pixels of row l % 16, which this thread gives to ldmatrix, in a tile
+  // of `pitch` pixels a line under a convolution of this stride; a row without a pixel reads the
+  // first ones, for nobody.
   __device__ __forceinline__ int window(int i, int stride, int pitch) const {
-    const int row = Split<C>::first_row(i) + Split<C>::lane() % 16;
+    const int row = Split<C>::first_row(i) + opaque(Split<C>::lane()) % 16;
     return row < height * width ? row / width * stride * pitch + row % width * stride : 0;
   }
 

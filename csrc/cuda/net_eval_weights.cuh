@@ -55,7 +55,8 @@ class WeightStream {
     for (int i = 0; i < kSlots - 1; ++i) fetch(i);
   }
 
-  // The next slice, for all threads: the barrier also says that nobody reads the slice before it any more.
+  // The next slice, for all threads: the barrier also says that nobody reads the slice before it
+  // any more.
   __device__ __forceinline__ const uint4* next() {
     copy_async_wait<kSlots - 2>();
     __syncthreads();

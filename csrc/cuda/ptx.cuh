@@ -66,7 +66,8 @@ __device__ __forceinline__ float relu(float value) {  // NaN stays NaN, unlike f
   return d;
 }
 
-// The value itself, of which the compiler knows nothing: what follows from it is not computed early and kept.
+// The value itself, of which the compiler knows nothing: what follows from it is not computed early
+// and kept.
 __device__ __forceinline__ int opaque(int value) {
   asm volatile("" : "+r"(value));
   return value;
