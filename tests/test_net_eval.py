@@ -6,15 +6,16 @@ import copy
 
 import pytest
 import torch
-from cases import assert_errs_like_eager
+from cases import Recorder, assert_errs_like_eager
 from cuda_host.host import SCHEDULES, Edit, KernelError
 from cuda_host.ops import on_host
 from torch import nn
 
-from pathnet import PathResNet, Paths
+from pathnet import PathResNet, Paths, extension, use_backend
+from pathnet.backend import refusal
 from pathnet.models.resolve import resolve
 from pathnet.models.whole import whole_net
-from pathnet.ops.net_eval import net_eval, net_eval_masks, unfit
+from pathnet.ops.net_eval import SUPPORTS, net_eval, net_eval_masks, unfit
 from pathnet.ops.net_eval_limits import missing_memory, shared_bytes
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -241,3 +242,37 @@ def test_shared_memory_that_is_missing_is_named():
     assert "needs 120.8 KiB" in missing_memory((8, 6), torch.float32, 4, 256)
     assert "21.8 KiB are missing" in missing_memory((8, 6), torch.float32, 4, 256)
     assert "8.0" in missing_memory((7, 5), torch.bfloat16, 32, 32)
+
+
+# ---- from the net to the kernel ----------------------------------------------------------------------------------
+
+
+def test_a_net_in_evaluation_is_one_call(monkeypatch):
+    monkeypatch.setitem(SUPPORTS, "cuda", unfit)  # whatever the device
+    net, x = make_net().bfloat16(), torch.randn(2, 3, 8, 8).bfloat16()
+    paths = Paths.delete(3, [1])
+    with on_host(), use_backend("cuda"), torch.no_grad(), Recorder() as recorder:
+        got = net(x, paths=paths)
+    assert [str(call) for call, _ in recorder.calls] == ["pathnet.net_eval.default"]
+    assert torch.equal(got, run(net, x, paths))
+    net.layer1.register_forward_hook(lambda *_: None)
+    with (
+        use_backend("cuda"),
+        torch.no_grad(),
+        pytest.raises(RuntimeError, match="cannot run net_eval: the net has a hook"),
+    ):
+        net(x)
+
+
+def test_without_a_gpu_the_kernel_is_refused():
+    reason = refusal("net_eval", "cuda", SUPPORTS, torch.randn(1, 3, 8, 8), whole_net(make_net()))
+    assert reason is not None and (extension.why_not("cuda") or "x is on cpu") in reason
+
+
+def test_the_fake_has_the_shape_of_the_logits(monkeypatch):
+    monkeypatch.setitem(SUPPORTS, "cuda", unfit)
+    net, x = make_net().bfloat16(), torch.randn(2, 3, 8, 8).bfloat16()
+    with on_host(), Recorder() as recorder:
+        net_eval(x, whole_net(net))
+        ((call, args),) = recorder.calls
+        torch.library.opcheck(call, args, test_utils=("test_schema", "test_faketensor"))

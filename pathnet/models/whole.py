@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from pathnet.backend import forced
 from pathnet.blocks.describe import describe, has_hooks
 from pathnet.blocks.stage import Stage, specs_of
-from pathnet.ops.net_eval import Net
+from pathnet.ops.net_eval import Net, runs_whole
 
 if TYPE_CHECKING:
     from pathnet.models.path_resnet import PathResNet
+
+
+def in_one_launch(net: PathResNet, x: Tensor) -> Net | None:
+    """The values of `net` where `net_eval` runs x at once, else None.
+
+    Raises RuntimeError, with the reason, if the backend "cuda" is forced and cannot run the call.
+    """
+    trains = net.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if trains or (x.device.type == "cpu" and forced() != "cuda"):
+        return None
+    values = whole_net(net)
+    return values if runs_whole(x, values) else None
 
 
 def whole_net(net: PathResNet) -> Net | None:
