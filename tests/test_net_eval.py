@@ -18,6 +18,7 @@ from pathnet.models.whole import whole_net
 from pathnet.ops.net_eval import SUPPORTS, net_eval, net_eval_masks, unfit
 from pathnet.ops.net_eval_limits import missing_memory, shared_bytes
 
+pytestmark = pytest.mark.cuda_host
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 

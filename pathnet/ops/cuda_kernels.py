@@ -16,12 +16,12 @@ from pathnet import toolkit
 from pathnet.ops.net_eval_limits import SHARED_KIB, shared_bytes
 
 SOURCES = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
-ARCHS = ("80", "86", "89", "90", "100")
+ARCHS = (80, 86, 89, 90, 100)
 REGISTERS, RESERVED = (
     65536,
     1024,
 )  # of a multiprocessor; bytes of shared memory that each thread block costs beside its own
-MOST_THREADS = {"86": 1536, "89": 1536}  # of a multiprocessor; 2048 elsewhere
+MOST_THREADS = {86: 1536, 89: 1536}  # of a multiprocessor; 2048 elsewhere
 
 
 class Kernel(NamedTuple):
@@ -29,9 +29,9 @@ class Kernel(NamedTuple):
 
     name: str
     header: str
-    arguments: str  # of the template
+    arguments: str  # of the template, empty for a plain function
     parameters: str  # of the function
-    settings: str
+    settings: dict[str, str | bool]
     threads: int
     shared: int  # dynamic, for 32x32 images
     tensor_core_exempt: str | None  # why it has no tensor-core instructions
@@ -42,8 +42,8 @@ class Row(NamedTuple):
 
     name: str
     language: str
-    arch: str
-    settings: str
+    arch: int
+    settings: dict[str, str | bool]
     registers: int
     spill_bytes: int
     shared_bytes: int
@@ -62,7 +62,7 @@ def _net_eval() -> list[Kernel]:
             "net_eval.cuh",
             f"pathnet::{operand}, {str(preact).lower()}",
             "const __grid_constant__ pathnet::NetEvalPlan",
-            f"{operand.lower()} {'preact' if preact else 'basic'}",
+            {"operand": operand.lower(), "preact": preact},
             512,
             shared_bytes(dtype, 32, 32),
             None,
@@ -72,10 +72,25 @@ def _net_eval() -> list[Kernel]:
     ]
 
 
-KERNELS = (*_net_eval(),)
+def _forward_run() -> list[Kernel]:
+    reason = "it multiplies no matrices"
+    pointers = "const typename pathnet::{0}::Element*, const uint8_t*, typename pathnet::{0}::Element*, int64_t"
+    kernels = []
+    for operand in ("Bf16", "Fp16", "Tf32"):
+        settings: dict[str, str | bool] = {"operand": operand.lower()}
+        for name, parameters in (
+            ("forward_run_merge_kernel", "const __grid_constant__ pathnet::ForwardRunPlan"),
+            ("forward_run_backward_kernel", pointers.format(operand)),
+        ):
+            kernels.append(Kernel(name, "forward_run.cuh", f"pathnet::{operand}", parameters, settings, 256, 0, reason))
+    tables = "const int8_t*, int*, int*, int, int"
+    return [*kernels, Kernel("row_tables_kernel", "forward_run.cuh", "", tables, {}, 256, 32, reason)]
 
 
-def rows(archs: Sequence[str] = ARCHS, kernels: Sequence[Kernel] = KERNELS) -> Iterator[Row]:
+KERNELS = (*_net_eval(), *_forward_run())
+
+
+def rows(archs: Sequence[int] = ARCHS, kernels: Sequence[Kernel] = KERNELS) -> Iterator[Row]:
     """A row a kernel and chip; compiling takes seconds a row.
 
     Raises LookupError where the sources, nvcc or nvdisasm are missing, RuntimeError with nvcc's words if it fails.
@@ -88,12 +103,12 @@ def rows(archs: Sequence[str] = ARCHS, kernels: Sequence[Kernel] = KERNELS) -> I
                 yield _row(arch, kernel, log, _instructions(disassembler, cubin))
 
 
-def write_ptx(folder: Path, archs: Sequence[str] = ARCHS, kernels: Sequence[Kernel] = KERNELS) -> list[Path]:
+def write_ptx(folder: Path, archs: Sequence[int] = ARCHS, kernels: Sequence[Kernel] = KERNELS) -> list[Path]:
     """Write the PTX of every kernel and chip into `folder`; the files."""
     nvcc, files = _nvcc(), []
     for arch in archs:
         for kernel in kernels:
-            file = folder / f"{kernel.name}-{kernel.settings.replace(' ', '-')}-sm_{arch}.ptx"
+            file = folder / f"{kernel.name}-{'-'.join(map(str, kernel.settings.values()))}-sm_{arch}.ptx"
             _run(nvcc, arch, kernel, folder, ["-ptx", "-o", str(file)])
             files.append(file)
     return files
@@ -119,17 +134,15 @@ def _disassembler() -> str:
     return str(found[0])
 
 
-def _compile(nvcc: str, arch: str, kernel: Kernel, folder: Path) -> tuple[Path, str]:
+def _compile(nvcc: str, arch: int, kernel: Kernel, folder: Path) -> tuple[Path, str]:
     cubin = folder / "kernel.cubin"
     return cubin, _run(nvcc, arch, kernel, folder, ["-cubin", "-Xptxas", "-v", "-o", str(cubin)])
 
 
-def _run(nvcc: str, arch: str, kernel: Kernel, folder: Path, flags: Sequence[str]) -> str:
+def _run(nvcc: str, arch: int, kernel: Kernel, folder: Path, flags: Sequence[str]) -> str:
     source = folder / "kernel.cu"
-    source.write_text(
-        f'#include "{kernel.header}"\n'
-        f"template __global__ void pathnet::{kernel.name}<{kernel.arguments}>({kernel.parameters});\n"
-    )
+    instance = f"template __global__ void pathnet::{kernel.name}<{kernel.arguments}>({kernel.parameters});"
+    source.write_text(f'#include "{kernel.header}"\n{instance if kernel.arguments else ""}\n')
     command = [nvcc, f"-arch=sm_{arch}", "-std=c++17", "-O3", f"-I{SOURCES}", *flags, str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     source.unlink()
@@ -143,7 +156,7 @@ def _instructions(disassembler: str, cubin: Path) -> list[str]:
     return re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text)
 
 
-def _row(arch: str, kernel: Kernel, log: str, instructions: Sequence[str]) -> Row:
+def _row(arch: int, kernel: Kernel, log: str, instructions: Sequence[str]) -> Row:
     registers = int(re.findall(r"Used (\d+) registers", log)[0])
     stored, loaded = map(int, re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)[0])
     counts = {kind: sum(name.startswith(kind) for name in instructions) for kind in ("HMMA", "LDGSTS")}
@@ -163,8 +176,8 @@ def _row(arch: str, kernel: Kernel, log: str, instructions: Sequence[str]) -> Ro
     )
 
 
-def _resident(arch: str, registers: int, kernel: Kernel) -> int:
+def _resident(arch: int, registers: int, kernel: Kernel) -> int:
     """Thread blocks that a multiprocessor holds at once."""
     by_registers = REGISTERS // (-(-registers // 8) * 8 * kernel.threads)
-    memory = (SHARED_KIB[(int(arch[:-1]), int(arch[-1]))] + 1) << 10  # one KiB is reserved for the largest block
+    memory = (SHARED_KIB[divmod(arch, 10)] + 1) << 10  # one KiB is reserved for the largest block
     return min(by_registers, memory // (kernel.shared + RESERVED), MOST_THREADS.get(arch, 2048) // kernel.threads)

@@ -106,20 +106,20 @@ class Library:
         numbers: Sequence[int],
         schedule: str = "in order",
         seed: int = 1,
+        written: Sequence[str] = (),
     ) -> None:
         """Run it; the function gets pointers to `inputs`, then to `outputs`, then a pointer to `numbers` (int64).
 
-        Raises KernelError where the launch fails; in check mode each array is a buffer with exact bounds.
+        In check mode each array is a buffer with exact bounds, and what is in an output may be read only if it is
+        named in `written`, too. Raises KernelError where the launch fails.
         """
         self._functions.simt_configure(SCHEDULES[schedule], ctypes.c_uint64(seed))
         self._functions.simt_buffers(int("-check-" in self.file.name))
         values = np.array(numbers, dtype=np.int64)
         for name, array in (inputs | outputs).items():
             assert array.flags.c_contiguous, name
-            known = name in inputs
-            self._functions.simt_buffer(
-                name.encode(), ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes), known, known
-            )
+            size, known = ctypes.c_size_t(array.nbytes), name in inputs or name in written
+            self._functions.simt_buffer(name.encode(), ctypes.c_void_p(array.ctypes.data), size, name in inputs, known)
         pointers = [ctypes.c_void_p(a.ctypes.data) for a in (*inputs.values(), *outputs.values(), values)]
         if getattr(self._functions, function)(*pointers):
             raise KernelError(self._with_lines(self._functions.simt_failure().decode()))

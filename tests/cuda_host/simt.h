@@ -125,9 +125,12 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, SIMT_AT) {
   return mine.result;
 }
 
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
 template <class T>
 __forceinline__ T __ldg(const T* address) {
   return *address;
 }
 using std::max;
+using std::memcpy;
 using std::min;
