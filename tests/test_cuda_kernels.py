@@ -9,7 +9,6 @@ import pytest
 from pathnet.ops import cuda_kernels
 from pathnet.ops.cuda_kernels import KERNELS, SOURCES, rows, write_ptx
 
-
 pytestmark = pytest.mark.cuda_host
 
 

@@ -277,3 +277,24 @@ def test_the_fake_has_the_shape_of_the_logits(monkeypatch):
         net_eval(x, whole_net(net))
         ((call, args),) = recorder.calls
         torch.library.opcheck(call, args, test_utils=("test_schema", "test_faketensor"))
+
+
+# ---- on a GPU ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block, shortcut", [("basic", "pad"), ("basic", "conv"), ("preact", "pad_end")])
+def test_on_a_gpu(block, shortcut, dtype):
+    """The kernel itself, against float64 and eager PyTorch on the same GPU."""
+    net, x = (
+        make_net(depth=20, block=block, shortcut=shortcut).cuda(),
+        torch.randn(5, 3, 32, 32, device="cuda").to(dtype),
+    )
+    paths = Paths(torch.randint(0, 2, (5, 9))).scaled(torch.rand(5, 9))
+    with use_backend("reference"):
+        truth = copy.deepcopy(net).double()(x.double(), paths)
+        eager = copy.deepcopy(net).to(dtype)(x, paths)
+    with use_backend("cuda"):
+        assert_errs_like_eager(net.to(dtype)(x, paths), eager, truth)

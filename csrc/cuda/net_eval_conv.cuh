@@ -55,7 +55,7 @@ template <int kTaps, int kStride, class Op, int CIn, int COut>
 __device__ __forceinline__ void multiply(Tile<Op, CIn> tile, int pitch, const Pixels<COut>& pixels,
                                          WeightStream& weights, Sums<COut>& sums) {
   using S = Steps<Op, CIn, COut, kTaps>;
-  const int lane = threadIdx.x % 32, live = pixels.live();
+  const int lane = threadIdx.x % 32;
   int windows[Split<COut>::kTiles];
 #pragma unroll
   for (int i = 0; i < Split<COut>::kTiles; ++i) windows[i] = pixels.window(i, kStride, pitch);
@@ -69,7 +69,6 @@ __device__ __forceinline__ void multiply(Tile<Op, CIn> tile, int pitch, const Pi
       const uint4 b = of_slice[s * Split<COut>::kAcross * 32];
 #pragma unroll
       for (int i = 0; i < Split<COut>::kTiles; ++i) {
-        if (i >= live) break;
         unsigned a[4];
         load_matrices(a, tile.chunk(windows[i] + shift, chunk));
         Op::multiply(sums.at[i][0], a, b.x, b.y);

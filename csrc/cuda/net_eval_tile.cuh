@@ -67,12 +67,6 @@ class Pixels {
     return places_[i] >> (half * 16) & 0xffff;
   }
 
-  // Groups of this warp that hold a pixel.
-  __device__ __forceinline__ int live() const {
-    const int groups = (height * width + 15) / 16 - Split<C>::down();
-    return groups <= 0 ? 0 : (groups + Split<C>::kDown - 1) / Split<C>::kDown;
-  }
-
   // The upper left of the nine pixels of row l % 16, which this thread gives to ldmatrix, in a tile
   // of `pitch` pixels a line under a convolution of this stride; a row without a pixel reads the
   // first ones, for nobody.
