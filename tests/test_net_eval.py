@@ -11,7 +11,7 @@ from cuda_host.host import SCHEDULES, Edit, KernelError
 from cuda_host.ops import on_host
 from torch import nn
 
-from pathnet import PathResNet, Paths, extension, use_backend
+from pathnet import PathResNet, Paths, explain, extension, use_backend
 from pathnet.backend import refusal
 from pathnet.models.resolve import resolve
 from pathnet.models.whole import whole_net
@@ -263,6 +263,16 @@ def test_a_net_in_evaluation_is_one_call(monkeypatch):
         pytest.raises(RuntimeError, match="cannot run net_eval: the net has a hook"),
     ):
         net(x)
+
+
+def test_explain_names_the_kernel_or_its_refusal(monkeypatch):
+    net, x = make_net(), torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        assert refusal("net_eval", "cuda", SUPPORTS, x, whole_net(net)) in str(explain(net, x))
+        monkeypatch.setitem(SUPPORTS, "cuda", unfit)
+        with use_backend("cuda"):
+            rows = explain(net, x).blocks
+    assert {(row.op, row.backend, row.precision, row.fused) for row in rows} == {("net_eval", "cuda", "tf32", True)}
 
 
 def test_without_a_gpu_the_kernel_is_refused():
