@@ -28,7 +28,7 @@ FLAGS = {"cxx": ["-O3", "-fvisibility=hidden", STABLE_ABI], "nvcc": ["-O3", STAB
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 CHECKS = [*SANITIZERS, "-fno-wrapv", "-fno-omit-frame-pointer", "-O2", "-g"]  # Python's own -fwrapv hides overflows
 SANITIZE = os.environ.get("PATHNET_SANITIZE") == "1"  # for .ci/run: loads only behind LD_PRELOAD of the sanitizers
-ARCHITECTURES = "8.0;9.0+PTX"  # where no GPU can be asked: 8.0 also runs on 8.6 and 8.9, PTX on what follows 9.0
+ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0+PTX"  # where no GPU can be asked; PTX serves what follows 10.0
 
 
 def has_torch() -> bool:

@@ -11,6 +11,8 @@ from pathnet.backend import BACKENDS, choose, refusal
 from pathnet.blocks import ResidualBlock
 from pathnet.blocks.stage import fusable_spec
 from pathnet.models import PathResNet
+from pathnet.models.whole import in_one_launch, whole_net
+from pathnet.ops.net_eval import SUPPORTS as NET_EVAL
 from pathnet.ops.stage import trains
 from pathnet.ops.stage_eval import LOSES as EVAL_LOSES
 from pathnet.ops.stage_eval import SUPPORTS as EVAL
@@ -62,14 +64,25 @@ def explain(net: PathResNet, x: Tensor) -> Explanation:
     """
     if not isinstance(net, PathResNet):
         raise TypeError(f"net must be a pathnet.PathResNet, got {type(net).__name__}")
+    if in_one_launch(net, x) is not None:
+        return Explanation([_one_launch(i, block, x) for i, block in enumerate(net.blocks)])
     with torch.no_grad():
         inside = net.stem(x, update=False)
     inside = inside.requires_grad_(torch.is_grad_enabled() and any(p.requires_grad for p in net.parameters()))
+    whole = refusal("net_eval", "cuda", NET_EVAL, x, whole_net(net))
     rows = []
     for i, block in enumerate(net.blocks):
-        rows.append(_report(i, block, inside))
+        row = _report(i, block, inside)
+        if row.op == "stage_eval" and row.fused:
+            row.reasons["cuda"] = str(whole)
+        rows.append(row)
         inside = _after(block, inside)
     return Explanation(rows)
+
+
+def _one_launch(index: int, block: nn.Module, x: Tensor) -> BlockReport:
+    products = "tf32" if x.dtype == torch.float32 else str(x.dtype).removeprefix("torch.")
+    return BlockReport(index, type(block).__name__, "net_eval", "cuda", products, True, {})
 
 
 def _after(block: nn.Module, x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Stage(nn.Sequential):
 
     def forward(self, x: Tensor, route: Route | None = None, order: Sequence[int] | None = None) -> Tensor:
         """Run the blocks in `order` (indices in this stage); `route` has a column a block, in the stage's own order."""
-        specs = _specs(self)
+        specs = specs_of(self)
         places = range(len(self)) if order is None else order
         for fusable, run in groupby(places, key=lambda place: specs[place] is not None):
             indices = list(run)
@@ -53,7 +53,7 @@ class _Described(NamedTuple):
 _described: WeakKeyDictionary[Stage, _Described] = WeakKeyDictionary()
 
 
-def _specs(stage: Stage) -> list[Block | None]:
+def specs_of(stage: Stage) -> list[Block | None]:
     """The blocks as values, None for those that run module by module."""
     blocks = list(stage)
     if torch.compiler.is_compiling():

@@ -14,6 +14,8 @@ from pathnet.gates import Paths
 from pathnet.models.draws import Draws
 from pathnet.models.resolve import check_images, check_paths, resolve
 from pathnet.models.sizes import check_choice, stage_sizes
+from pathnet.models.whole import in_one_launch
+from pathnet.ops.net_eval import net_eval
 from pathnet.route import Route
 from pathnet.samplers import Sampler
 
@@ -164,6 +166,9 @@ class PathResNet(nn.Module):
         """
         check_images(x, self)
         route, order = resolve(self, x, paths)
+        whole = in_one_launch(self, x)
+        if whole is not None:
+            return net_eval(x, whole, route, order)
         update = route is None or route.update
         x = self.stem(x, update)
         x = self.through(x, range(self.num_blocks) if order is None else order, route)

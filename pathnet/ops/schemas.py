@@ -21,6 +21,13 @@ SCHEMAS = (
     # norms: weight, bias, mean and variance of each.
     "stage_eval_triton(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, int[] strides, float[] scales,"
     " float[] eps, str precision) -> Tensor",
+    # A whole CIFAR net in evaluation, image to logits, a thread block for each image and mask. csrc/cuda/net_eval.cu
+    # weights, first_slice, vectors, classifier: what pathnet/ops/net_eval_pack.py makes, on x's device. gates int8,
+    # order int32 and scales float32 [masks, blocks], a column a position: row r of the logits is image r / repeat under
+    # mask r % masks. pad_before: zero channels before those of x, in both strided blocks.
+    "net_eval(Tensor x, Tensor weights, Tensor first_slice, Tensor vectors, Tensor classifier, Tensor gates,"
+    " Tensor order, Tensor scales, int repeat, int[] stage_blocks, int shortcut_slices, int[] pad_before, bool preact)"
+    " -> Tensor",
     # A run of gated blocks in training, float32, one gate a block for the whole batch. csrc/cpu/stage_train_fwd.cpp
     # blocks: form (0 basic, 1 pre-activation, 2 and 3 their bottlenecks), stride and gate for each; norm_flags: by
     # batch statistics, running ones move; norm_constants: eps, momentum. running (mean and variance) moves in place.

@@ -1,0 +1,23 @@
+// net_eval on the host; ops.py calls it, with arrays and numbers in this order.
+#include "net_eval.cuh"
+
+using namespace pathnet;
+
+extern "C" int net_eval(const void* images, const unsigned char* weights, const int* first_slice,
+                        const float* vectors, const float* classifier, const int8_t* gates,
+                        const int* order, const float* scales, void* logits, const int64_t* n) {
+  NetEvalPlan plan{images,  {n[0], n[1], n[2], n[3]},
+                   weights, first_slice,
+                   vectors, classifier,
+                   gates,   order,
+                   scales,  logits,
+                   n[4],    n[5]};
+  plan.channels = n[6], plan.height = n[7], plan.width = n[8], plan.classes = n[9];
+  for (int i = 0; i < 3; ++i) plan.stage_blocks[i] = n[10 + i];
+  plan.shortcut_slices = n[13], plan.pad_before[0] = n[14], plan.pad_before[1] = n[15];
+  const bool preact = n[16];
+  const int64_t rows = n[17], shared_bytes = n[18];
+  return simt::launch(dim3(rows), dim3(kThreads), shared_bytes, [=] {
+    preact ? net_eval_kernel<OPERAND, true>(plan) : net_eval_kernel<OPERAND, false>(plan);
+  });
+}

@@ -1,0 +1,64 @@
+"""The CUDA ops on CPU tensors: their kernels, executed on the host in place of the launch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from cuda_host.host import Library, library
+from torch import Tensor
+
+from pathnet.ops.net_eval_limits import shared_bytes
+
+OPERANDS = {torch.bfloat16: "Bf16", torch.float16: "Fp16", torch.float32: "Tf32"}
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """The memory of a tensor from its first element on, in its own order."""
+    size = tensor.untyped_storage().nbytes() // tensor.itemsize - tensor.storage_offset()
+    flat = tensor.detach().as_strided((size,), (1,))
+    return (flat.view(torch.int16) if tensor.itemsize == 2 else flat).numpy()
+
+
+class OnHost:
+    """How kernels run: compiled to be fast or to be checked, with which schedule, and with which bugs planted."""
+
+    def __init__(self, mode: str = "values", schedule: str = "in order", seed: int = 1, edits=()):
+        self.mode, self.schedule, self.seed, self.edits = mode, schedule, seed, edits
+
+    def library(self, binding: str, operand: torch.dtype) -> Library:
+        return library(binding, self.mode, (f"OPERAND={OPERANDS[operand]}",), self.edits)
+
+    def net_eval(
+        self, x, weights, first, vectors, classifier, gates, order, scales, repeat, stages, slices, pads, preact
+    ):
+        classes = classifier.numel() // 65
+        logits = torch.full((len(x) * repeat, classes), torch.nan, dtype=x.dtype)
+        inputs = dict(images=x, weights=weights, first_slice=first, vectors=vectors, classifier=classifier)
+        inputs |= dict(gates=gates, order=order, scales=scales)
+        size = x.shape[1:]
+        numbers = [*x.stride(), len(gates), repeat, *size, classes, *stages, slices, *pads, preact, len(logits)]
+        self.library("net_eval.cpp", x.dtype)(
+            "net_eval",
+            {name: array(tensor) for name, tensor in inputs.items()},
+            {"logits": array(logits)},
+            [*numbers, shared_bytes(x.dtype, *size[1:])],
+            self.schedule,
+            self.seed,
+        )
+        return logits
+
+
+@contextmanager
+def on_host(*args, **kwargs) -> Iterator[None]:
+    """Inside, the CUDA ops take CPU tensors and run there."""
+    runner = OnHost(*args, **kwargs)
+    implementations = torch.library.Library("pathnet", "IMPL")
+    for name in ("net_eval",):
+        implementations.impl(name, getattr(runner, name), "CPU")
+    try:
+        yield
+    finally:
+        implementations._destroy()

@@ -1,0 +1,310 @@
+"""net_eval: values of its CUDA kernel, executed on the host, against float64; races; bugs that must be found."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from cases import Recorder, assert_errs_like_eager
+from cuda_host.host import SCHEDULES, Edit, KernelError
+from cuda_host.ops import on_host
+from torch import nn
+
+from pathnet import PathResNet, Paths, explain, extension, use_backend
+from pathnet.backend import refusal
+from pathnet.models.resolve import resolve
+from pathnet.models.whole import whole_net
+from pathnet.ops.net_eval import SUPPORTS, net_eval, net_eval_masks, unfit
+from pathnet.ops.net_eval_limits import missing_memory, shared_bytes
+
+pytestmark = pytest.mark.cuda_host
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def make_net(depth: int = 8, **settings) -> PathResNet:
+    """A net in evaluation whose batch norms have lived."""
+    net = PathResNet(depth=depth, **settings)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2.0)
+    return net.eval().requires_grad_(False)
+
+
+def run(net: PathResNet, x, paths: Paths | None = None, **how):
+    """Logits of the CUDA kernel on the host."""
+    values = whole_net(net)
+    assert unfit(x, values) is None
+    with on_host(**how):
+        return net_eval(x, values, *resolve(net, x, paths))
+
+
+def check(net: PathResNet, x, paths: Paths | None = None, **how) -> None:
+    """Compare with float64; eager PyTorch in the same dtype says how far one may be off (for TF32, bfloat16)."""
+    dtype = x.dtype
+    low = torch.bfloat16 if dtype == torch.float32 else dtype
+    truth = copy.deepcopy(net).double()(x.double(), paths)
+    eager = copy.deepcopy(net).to(low)(x.to(low), paths)
+    got = run(copy.deepcopy(net).to(dtype), x, paths, **how)
+    assert_errs_like_eager(got, eager.to(dtype), truth, factor=0.5 if dtype == torch.float32 else 2.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "block, shortcut", [("basic", "pad"), ("basic", "conv"), ("preact", "pad_end"), ("preact", "conv")]
+)
+def test_values(block, shortcut, dtype):
+    check(make_net(block=block, shortcut=shortcut), torch.randn(1, 3, 16, 16).to(dtype))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (31, 32), (15, 13), (4, 4), (4, 40), (7, 5)])
+def test_sizes(size):
+    check(make_net(), torch.randn(1, 3, *size).bfloat16())
+
+
+@pytest.mark.parametrize("block", ["basic", "preact"])
+@pytest.mark.parametrize("shortcut", ["pad", "conv"])
+def test_gates_orders_and_multipliers(block, shortcut):
+    net, x = make_net(depth=20, block=block, shortcut=shortcut), torch.randn(2, 3, 8, 8).bfloat16()
+    check(net, x, Paths(torch.randint(0, 5, (9,))).scaled(torch.rand(9) * 2 - 0.5))
+    check(net, x, Paths.delete(9, [0, 3, 6]).reordered([2, 1, 0, 3, 5, 4, 6, 8, 7]))
+    check(net, x, Paths(torch.randint(0, 2, (2, 9))).scaled(torch.rand(2, 9)))
+    check(net, x, Paths.keep(9, []))
+
+
+def test_off_blocks_are_not_read():
+    net, x = make_net(depth=14), torch.randn(1, 3, 8, 8).bfloat16()
+    paths = Paths.delete(6, [1, 3])
+    clean = run(net.bfloat16(), x, paths)
+    for number in (1, 3):
+        nn.init.constant_(net.blocks[number].conv1.weight, torch.nan)
+    assert torch.equal(run(net, x, paths), clean)
+    assert run(net, x).isnan().all()  # and the weights are those that were changed
+
+
+def test_a_batch_of_lesions_is_one_launch():
+    net, x = make_net(depth=14).bfloat16(), torch.randn(2, 3, 8, 8).bfloat16()
+    lesions = [Paths.delete(6, [i]) for i in range(6)] + [Paths.keep(6, range(6)).reordered([1, 0, 2, 3, 4, 5])]
+    gates = torch.stack([paths.gates for paths in lesions])
+    with on_host():
+        got = net_eval_masks(x, whole_net(net), gates, torch.ones(7, 6), [paths.order for paths in lesions])
+    for i, paths in enumerate(lesions):
+        assert torch.equal(got[:, i], run(net, x, paths))
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "view"])
+def test_layouts(layout):
+    net, x = make_net().bfloat16(), torch.randn(2, 3, 8, 8).bfloat16()
+    dense = run(net, x)
+    other = x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else torch.zeros(2, 4, 9, 17)
+    if layout == "view":
+        other = other.bfloat16()[:, 1:, 1:, 1::2].copy_(x)
+    assert torch.equal(run(net, other), dense)
+
+
+def test_no_image_is_no_launch():
+    assert run(make_net().bfloat16(), torch.randn(0, 3, 8, 8).bfloat16()).shape == (0, 10)
+
+
+def test_more_classes_than_threads():
+    check(make_net(num_classes=600), torch.randn(1, 3, 4, 4).bfloat16())
+
+
+# ---- schedules and checks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("block", ["basic", "preact"])
+def test_every_schedule_gives_the_same_bits(block, schedule):
+    net, x = make_net(block=block, shortcut="conv").bfloat16(), torch.randn(2, 3, 16, 16).bfloat16()
+    first = run(net, x, Paths.delete(3, [1]))
+    for seed in (1, 2):
+        assert torch.equal(run(net, x, Paths.delete(3, [1]), schedule=schedule, seed=seed), first)
+
+
+@pytest.mark.parametrize("schedule", ["random", "skewed by warp"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("block, shortcut", [("basic", "pad"), ("preact", "conv")])
+def test_every_access_is_allowed(block, shortcut, dtype, schedule):
+    """No race, nothing read that was not written, nothing outside its buffer, no barrier that some threads miss."""
+    net, x = make_net(depth=14, block=block, shortcut=shortcut).to(dtype), torch.randn(2, 3, 9, 8).to(dtype)
+    gates = torch.tensor([[1, 0, 1, 1, 1, 0], [0, 1, 0, 0, 1, 1]])
+    assert torch.equal(run(net, x, Paths(gates), mode="check", schedule=schedule), run(net, x, Paths(gates)))
+
+
+BUGS = {
+    "image read before all of it stands": (
+        "race|uninitialised",
+        Edit("net_eval_weights.cuh", "    __syncthreads();\n    fetch", "    fetch"),
+    ),
+    "weights not waited for": (
+        "asynchronous copy not waited for",
+        Edit("net_eval_weights.cuh", "copy_async_wait<kSlots - 2>", "copy_async_wait<kSlots - 1>"),
+    ),
+    "slot refilled while it is read": (
+        "race|not waited for",
+        Edit("net_eval_weights.cuh", "fetch(slot_ == 0 ? kSlots - 1 : slot_ - 1)", "fetch(slot_)"),
+    ),
+    "inner tile written over x too early": (
+        "race",
+        Edit("net_eval.cuh", "inner);\n    __syncthreads();\n    second_half", "inner);\n    second_half"),
+    ),
+    "halo not cleared at a stage's end": (
+        "uninitialised|differs",
+        Edit("net_eval.cuh", "    zero_halo(tile<2 * C>(), to.height, to.width);\n", ""),
+    ),
+    "last column of the halo missed": (
+        "race|uninitialised",
+        Edit("net_eval_tile.cuh", "side % 2 * (width + 1)", "side % 2 * width"),
+    ),
+    "pooling before everybody has read the tile": (
+        "race",
+        Edit(
+            "net_eval.cuh",
+            "    __syncthreads();\n#pragma unroll\n    for (int c = 0",
+            "#pragma unroll\n    for (int c = 0",
+        ),
+    ),
+    "one class too many": ("out of bounds", Edit("net_eval.cuh", "i < plan_.classes;", "i <= plan_.classes;")),
+    "barrier that half of the threads miss": (
+        "divergence|deadlock",
+        Edit(
+            "net_eval.cuh",
+            "    if (threadIdx.x < kWidest) {\n",
+            "    if (threadIdx.x < kWidest) {\n      __syncthreads();\n",
+        ),
+    ),
+    "gate of the wrong block": (
+        "differs|not waited for",
+        Edit("net_eval.cuh", "static_cast<int64_t>(mask_) * plan_.blocks() + position;", "position;"),
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found(bug):
+    pattern, edit = BUGS[bug]
+    net, x = make_net(depth=14).bfloat16(), torch.randn(2, 3, 8, 8).bfloat16()
+    paths = Paths(torch.tensor([[1, 0, 1, 1, 1, 0], [1, 1, 1, 0, 1, 1]]))
+    with pytest.raises(KernelError, match=pattern):
+        got = run(net, x, paths, mode="check", schedule="skewed by warp", edits=(edit,))
+        if not torch.equal(got, run(net, x, paths)):
+            raise KernelError("differs")
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------
+
+
+def test_refusals_are_sentences(monkeypatch):
+    x = torch.randn(1, 3, 32, 32)
+    assert unfit(x, whole_net(make_net())) is None
+    assert "hook" in unfit(x, None)
+    assert "torch.float64" in unfit(x.double(), whole_net(make_net()))
+    assert "weights are torch.float32" in unfit(x.bfloat16(), whole_net(make_net()))
+    assert "33x32 = 1056 pixels" in unfit(torch.randn(1, 3, 33, 32), whole_net(make_net()))
+    assert "stage 2 has 16x17 = 272 pixels" in unfit(torch.randn(1, 3, 31, 33), whole_net(make_net()))
+    assert "classifier takes 128 channels" in unfit(x, whole_net(make_net(width=32)))
+    assert "weights [4, 3, 3, 3]" in unfit(x, whole_net(make_net(depth=11, block="bottleneck", width=4)))
+    training = make_net()
+    training.layer2[0].bn1.train()
+    assert "batch statistics" in unfit(x, whole_net(training))
+    odd = make_net()
+    odd.layer3[0].downsample.before, odd.layer3[0].downsample.after = 15, 17
+    assert "even number" in unfit(x, whole_net(odd))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert "allow_tf32" in unfit(x, whole_net(make_net()))
+
+
+def test_a_net_that_was_changed_is_no_whole_net():
+    hooked, swapped, replaced, stem = (make_net() for _ in range(4))
+    hooked.layer1.register_forward_hook(lambda *_: None)
+    swapped.fc = nn.Sequential(swapped.fc)
+    replaced.layer2[0].conv1 = nn.Sequential(replaced.layer2[0].conv1, nn.Dropout())
+    stem.stem = lambda x, update=True: x
+    assert [whole_net(net) for net in (hooked, swapped, replaced, stem)] == [None] * 4
+
+    class Own(PathResNet):
+        def head(self, x, update=True):
+            return 2 * super().head(x, update)
+
+    assert whole_net(Own(depth=8)) is None
+    assert whole_net(PathResNet(depth=18, stem="imagenet")) is None
+
+
+def test_shared_memory_that_is_missing_is_named():
+    assert shared_bytes(torch.bfloat16, 32, 32) == 24 * 1024 + 34 * 34 * 16 * 2
+    for chip in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0)):
+        assert missing_memory(chip, torch.bfloat16, 32, 32) is None
+        assert missing_memory(chip, torch.float32, 32, 32) is None
+    assert missing_memory((8, 0), torch.float32, 4, 256) is None
+    assert "needs 120.8 KiB" in missing_memory((8, 6), torch.float32, 4, 256)
+    assert "21.8 KiB are missing" in missing_memory((8, 6), torch.float32, 4, 256)
+    assert "8.0" in missing_memory((7, 5), torch.bfloat16, 32, 32)
+
+
+# ---- from the net to the kernel ----------------------------------------------------------------------------------
+
+
+def test_a_net_in_evaluation_is_one_call(monkeypatch):
+    monkeypatch.setitem(SUPPORTS, "cuda", unfit)  # whatever the device
+    net, x = make_net().bfloat16(), torch.randn(2, 3, 8, 8).bfloat16()
+    paths = Paths.delete(3, [1])
+    with on_host(), use_backend("cuda"), torch.no_grad(), Recorder() as recorder:
+        got = net(x, paths=paths)
+    assert [str(call) for call, _ in recorder.calls] == ["pathnet.net_eval.default"]
+    assert torch.equal(got, run(net, x, paths))
+    net.layer1.register_forward_hook(lambda *_: None)
+    with (
+        use_backend("cuda"),
+        torch.no_grad(),
+        pytest.raises(RuntimeError, match="cannot run net_eval: the net has a hook"),
+    ):
+        net(x)
+
+
+def test_explain_names_the_kernel_or_its_refusal(monkeypatch):
+    net, x = make_net(), torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        assert refusal("net_eval", "cuda", SUPPORTS, x, whole_net(net)) in str(explain(net, x))
+        monkeypatch.setitem(SUPPORTS, "cuda", unfit)
+        with use_backend("cuda"):
+            rows = explain(net, x).blocks
+    assert {(row.op, row.backend, row.precision, row.fused) for row in rows} == {("net_eval", "cuda", "tf32", True)}
+
+
+def test_without_a_gpu_the_kernel_is_refused():
+    reason = refusal("net_eval", "cuda", SUPPORTS, torch.randn(1, 3, 8, 8), whole_net(make_net()))
+    assert reason is not None and (extension.why_not("cuda") or "x is on cpu") in reason
+
+
+def test_the_fake_has_the_shape_of_the_logits(monkeypatch):
+    monkeypatch.setitem(SUPPORTS, "cuda", unfit)
+    net, x = make_net().bfloat16(), torch.randn(2, 3, 8, 8).bfloat16()
+    with on_host(), Recorder() as recorder:
+        net_eval(x, whole_net(net))
+        ((call, args),) = recorder.calls
+        torch.library.opcheck(call, args, test_utils=("test_schema", "test_faketensor"))
+
+
+# ---- on a GPU ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block, shortcut", [("basic", "pad"), ("basic", "conv"), ("preact", "pad_end")])
+def test_on_a_gpu(block, shortcut, dtype):
+    """The kernel itself, against float64 and eager PyTorch on the same GPU."""
+    net, x = (
+        make_net(depth=20, block=block, shortcut=shortcut).cuda(),
+        torch.randn(5, 3, 32, 32, device="cuda").to(dtype),
+    )
+    paths = Paths(torch.randint(0, 2, (5, 9))).scaled(torch.rand(5, 9))
+    with use_backend("reference"):
+        truth = copy.deepcopy(net).double()(x.double(), paths)
+        eager = copy.deepcopy(net).to(dtype)(x, paths)
+    with use_backend("cuda"):
+        assert_errs_like_eager(net.to(dtype)(x, paths), eager, truth)
