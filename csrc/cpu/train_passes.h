@@ -97,23 +97,24 @@ void backward_conv(const BackwardConv& pass, int64_t first, int64_t count, int64
     memory.take(phases(pass.in_extent, pass.stride), count, in);
     for (int64_t i = 0; i < count; ++i)
       fill_input(pass.in, pass.before, pass.in_extent, pass.stride, first + i, in[i]);
-    Ahead ahead(first + count, next, pass.out_extent.floats());
-    ahead.add(pass.gradient.g);
-    ahead.add(pass.gradient.u);
-    ahead.add(pass.passed_on);
+    Ahead ahead(first, count, pass.in_extent.floats());  // for the epilogue below
+    ahead.add(pass.skip);
+    ahead.add(pass.value);
     add_weight_gradient(in, gradient, count, memory.take(0), pass.weight_gradient, pass.fresh,
                         pass.stride == 2, ahead);
   }
   if (pass.weights != nullptr) {
-    Ahead ahead(first + count, next, pass.in_extent.floats());
-    ahead.add(pass.skip);
-    ahead.add(pass.value);
-    if (pass.weight_gradient != nullptr) {
-      ahead.add(pass.in);
-    } else if (pass.stride == 1) {
-      ahead.add(pass.gradient.g);
-      ahead.add(pass.gradient.u);
-      ahead.add(pass.passed_on);
+    Ahead ahead(first + count, next, pass.out_extent.floats());
+    ahead.add(pass.gradient.g);
+    ahead.add(pass.gradient.u);
+    ahead.add(pass.passed_on);
+    if (pass.stride == 1) {  // else of another size
+      if (pass.weight_gradient != nullptr) {
+        ahead.add(pass.in);
+      } else {
+        ahead.add(pass.skip);
+        ahead.add(pass.value);
+      }
     }
     if (pass.stride == 1)
       backward_data<1>(pass, first, count, gradient, memory.take(0), ahead);
