@@ -91,11 +91,11 @@ def joined() -> Iterator[Ranks]:
         yield Ranks()
         return
     store, rank, size = next(dist.rendezvous("env://"))
-    dist.init_process_group(
-        "gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE
-    )
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun keeps the store when it starts ranks again
+    group, parts = (dist.PrefixStore(f"{attempt}/{name}", store) for name in ("group", "parts"))
+    dist.init_process_group("gloo", store=group, rank=rank, world_size=size, timeout=PATIENCE)
     try:
-        yield Ranks(rank, size, dist.PrefixStore("parts", store))
+        yield Ranks(rank, size, parts)
     finally:
         dist.destroy_process_group()
 
