@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pathnet.analysis.tape import Scaled, Tape, frozen, normalised_by, whole_route
+from pathnet.analysis.tape import Scaled, Tape, TapedBlock, frozen, normalised_by, whole_route
 from pathnet.models import PathResNet
 
 
@@ -46,8 +46,7 @@ def gradient_spectrum(net: PathResNet, data: tuple[Tensor, Tensor], at: str = "i
     tape = Tape(net, data, at, bn)
     sums = [tape.from_head]  # of the paths of 0, 1, ... blocks
     for block in reversed(tape.blocks):
-        around, through = block.shortcut(sums), block.residual(sums)
-        sums = [around[0], *map(_added, around[1:], through[:-1]), through[-1]]
+        sums = _before(block, sums, tape.copies)
     parts = [part.values.double() * 2.0**part.exponent for part in tape.at_source(sums)]
     gradient = _gradient(net, data, at, bn)
     g = gradient.double()
@@ -60,6 +59,22 @@ def gradient_spectrum(net: PathResNet, data: tuple[Tensor, Tensor], at: str = "i
     shares = torch.stack([(part * g).sum() for part in parts]) / square
     mismatch = ((sum(parts) - g).norm() / square.sqrt()).item()
     return Spectrum(norms, shares, gradient, mismatch)
+
+
+def _before(block: TapedBlock, behind: list[Scaled], together: int) -> list[Scaled]:
+    """The sums before `block` from those `behind` it, `together` at a time, longest first; the latter are used up.
+
+    So hardly more than one gradient of each length lives at a time.
+    """
+    before: list[Scaled] = []
+    passed: Scaled | None = None  # around the block, of the length that comes next
+    while behind:
+        part = [behind.pop() for _ in range(min(together, len(behind)))]
+        for through, around in zip(block.residual(part), block.shortcut(part), strict=True):
+            before.append(through if passed is None else _added(passed, through))
+            passed = around
+    assert passed is not None  # there is a path of no block
+    return [passed, *reversed(before)]
 
 
 def _added(one: Scaled, other: Scaled) -> Scaled:

@@ -19,7 +19,7 @@ from pathnet.route import Route
 from pathnet.samplers import Sampler
 
 COPIES = 8  # of a small batch side by side: gradients that one call pulls back
-PIXELS = 1 << 16  # of all copies together: more would not be faster, only larger
+PIXELS = 1 << 15  # of all copies together: more would hardly be faster, only larger
 TINY, HUGE = 1e-12, 1e12  # far inside float32, and far from a gradient worth rescaling
 PLACES = ("image", "stem")
 STATISTICS = ("running", "batch")
@@ -48,7 +48,7 @@ class Tape:
         if at not in PLACES or bn not in STATISTICS:
             raise ValueError(f"at must be one of {PLACES} and bn one of {STATISTICS}, but they are {at!r} and {bn!r}")
         with normalised_by(net, bn), frozen(net), torch.enable_grad():
-            copies = _copies(net, x)
+            self.copies = copies = _copies(net, x)
             image = x.detach().repeat(copies, 1, 1, 1).requires_grad_()
             stem = net.stem(image, update=False)
             self.to_source = _Pull(stem, image, len(x)) if at == "image" else None
