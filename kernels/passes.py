@@ -102,7 +102,7 @@ def forward_pass(
     norm: Norm, u: Tensor, state: Tensor, workspace: Workspace, precision: str,
 ) -> Launch:  # fmt: skip
     """u = conv(source behind its prologue: "input", "norm" or "merge"), and the state of the norm behind it."""
-    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, u.dtype)
+    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, u.dtype, precision)
     tiles, columns = triton.cdiv(g.pixels_out, tile.m), triton.cdiv(g.outputs, tile.n)
     arguments = {
         "u_in": source.u, "x_in": source.x, "state_in": source.state, "merged": source.merged, "bits": bits,
@@ -163,7 +163,7 @@ def inner_gradient_pass(
     workspace: Workspace, precision: str,
 ) -> Launch:  # fmt: skip
     """g_in: the gradient behind the ReLU inside the branch."""
-    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype)
+    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision)
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments = {
         **behind._asdict(), "weight": weight, "g_in": g_in, **_before_arguments(before, workspace),
@@ -187,7 +187,7 @@ def outer_gradient_pass(
     alive: Tensor | None, before: Before | None, g_in: Tensor, workspace: Workspace, precision: str,
 ) -> Launch:  # fmt: skip
     """g_in: the gradient of the block's input, behind the ReLUs that made it."""
-    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype)
+    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision)
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments = {
         **behind._asdict(), "weight": weight, "skip": skip, "alive": alive, "g_in": g_in,

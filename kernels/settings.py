@@ -38,15 +38,17 @@ def _power(channels: int, most: int) -> int:
     return min(most, max(16, triton.next_power_of_2(channels)))
 
 
-def conv_tile(inputs: int, outputs: int, dtype: torch.dtype) -> ConvTile:
+def conv_tile(inputs: int, outputs: int, dtype: torch.dtype, precision: str) -> ConvTile:
     """Products over `inputs` into `outputs` channels; the prologue reads so many tensors of activations.
 
     128 pixels fill the four warps; float32 holds twice the registers a value, so 64 there. All channels up to 64 stand
     in one program, so that activations are requested once. A step adds 32 channels: the prologue's float32 values then
-    are 32 registers a thread and tensor.
+    are 32 registers a thread and tensor. IEEE products hold both operands in registers: 32 channels a program, else
+    they spill.
     """
     wide = dtype == torch.float32
-    return ConvTile(64 if wide else 128, _power(outputs, 64), _power(inputs, 32), WARPS, 2)
+    most = 32 if wide and precision == "ieee" else 64
+    return ConvTile(64 if wide else 128, _power(outputs, most), _power(inputs, 32), WARPS, 2)
 
 
 def weight_tile(inputs: int, outputs: int, dtype: torch.dtype) -> WeightTile:

@@ -96,7 +96,7 @@ def eval_pass(
     precision: str,
 ) -> Launch:  # fmt: skip
     """One convolution with its norm, ReLU and shortcut."""
-    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, y.dtype)
+    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, y.dtype, precision)
     tiles, columns = triton.cdiv(g.pixels_out, tile.m), triton.cdiv(g.outputs, tile.n)
     arguments = {
         "x": x, "weight": weight, "skip": skip, "y": y, **conv_arguments(g, weight), "norm_weight": norm.weight,
