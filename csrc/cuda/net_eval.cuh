@@ -102,7 +102,7 @@ class NetEval {
   // x = act(x + s f(x)). Post-activation: the tile holds x, before and after.
   template <int C>
   __device__ __forceinline__ void block(int position, const Pixels<C>& pixels, Sums<C>& x) {
-    const int number = __ldg(plan_.order + entry(position)) + 1;
+    const int number = opaque(__ldg(plan_.order + entry(position)) + 1);
     if constexpr (kPreact) {
       __syncthreads();  // the tile has been read
       write_normalised(number, pixels, x);
