@@ -146,7 +146,7 @@ def test_folder_that_does_not_serve(tmp_path):
 
 
 def test_unknown_data():
-    with pytest.raises(ValueError, match="digits, cifar10 or folder:PATH, not 'mnist'"):
+    with pytest.raises(ValueError, match="digits, cifar10, an .npz file or folder:PATH, not 'mnist'"):
         data.load("mnist")
 
 
