@@ -25,15 +25,16 @@ from pathnet.study.tables import table
 ORDER = [1, 0, 2, 3, 4, 5]
 LIST = [{"delete": [3, 1]}, {"order": ORDER}, {"delete": [1], "multiplier": 0.5}, {"multiplier": [1, 1, 2, 1, 1, 1]}]
 LISTS = ["--each", "--pairs", "--starts", "--random", "1", "3", "--swaps", "2", "--trials", "12"]
-SLOWED = """
+HELD = """
 import sys, time
+from itertools import count
 from pathnet.cli.main import main
 from pathnet.study import lesions
 
-evaluate = lesions.evaluate
-lesions.evaluate = lambda *args, **options: time.sleep(0.3) or evaluate(*args, **options)
+evaluate, calls = lesions.evaluate, count()
+lesions.evaluate = lambda *args, **options: time.sleep(600 if next(calls) == 3 else 0) or evaluate(*args, **options)
 sys.exit(main(sys.argv[1:]))
-"""
+"""  # its fourth part never begins
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,7 @@ def test_interrupted_run_measures_nothing_twice(tmp_path, monkeypatch, capsys, c
 
 def test_ctrl_c_in_the_middle_loses_no_finished_part(tmp_path, command, finished):
     arguments = [*command, *LISTS, "--out", str(tmp_path)]
-    process = subprocess.Popen([sys.executable, "-c", SLOWED, *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", HELD, *arguments], stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "journal.jsonl"
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 3):
         time.sleep(0.02)
