@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pathnet import extension
 from pathnet.ops.eval_blocks import unfit_conv
-from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, KERNELS, PREACT_BOTTLENECK, form_of, strides
+from pathnet.ops.stage_train_forms import BASIC, KERNELS, form_of, strides
 from pathnet.ops.stage_train_run import stage_train_run
 from pathnet.ops.stage_train_runs import Gated, skip_of, stage_in_runs, unfit_route, unfit_transform
 from pathnet.reference import Block, Conv, Norm, Pad, Step
@@ -52,8 +52,6 @@ def _stride(spec: Block) -> int:
 
 FEWEST_VALUES = 160  # a channel of a batch: with fewer, gradients err more than 4 times what plain PyTorch errs
 
-WIDEST_BOTTLENECK = 256  # channels of its 3x3 convolution
-
 
 def supports_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
     """Why the compiled CPU kernels cannot train these blocks, in a sentence; None if they can."""
@@ -64,8 +62,7 @@ def supports_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None)
 
 
 def loses_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
-    """Where plain PyTorch is the better choice: batches of a few pixels, in which errors do not even out, and wide
-    bottlenecks, whose few pixels share large weights (docs/benchmarks.md)."""
+    """Where plain PyTorch is the better choice: batches of a few pixels, in which errors do not even out."""
     _, _, h, w = x.shape
     for block in blocks:
         h, w = -(-h // _stride(block)), -(-w // _stride(block))
@@ -74,11 +71,6 @@ def loses_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) ->
             f"{len(x)} images of {h}x{w} give fewer than {FEWEST_VALUES} values a channel, and gradients over so few "
             "are more exact in plain PyTorch"
         )
-    bottlenecks = [block for block in blocks if form_of(block) in (BOTTLENECK, PREACT_BOTTLENECK)]
-    layers = (layer for block in bottlenecks for layer in block.residual if isinstance(layer, Conv))
-    widest = max([len(conv.weight) for conv in layers if conv.weight.shape[-1] == 3], default=0)
-    if widest > WIDEST_BOTTLENECK:
-        return f"bottlenecks with 3x3 convolutions of {widest} channels train faster by the vendor library"
     return None
 
 
