@@ -24,8 +24,12 @@ def unloaded(monkeypatch):
 
 
 def import_raises(monkeypatch, error: Exception) -> None:
-    def raises(name: str):
-        raise error
+    found = importlib.import_module
+
+    def raises(name: str, package: str | None = None):
+        if name.startswith("pathnet._"):
+            raise error
+        return found(name, package)
 
     monkeypatch.setattr(importlib, "import_module", raises)
 

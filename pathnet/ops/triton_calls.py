@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib.util import find_spec
 
@@ -32,6 +33,9 @@ def unfit_device(x: Tensor) -> str | None:
 
 @cache
 def _interpreted() -> bool:
+    if "TRITON_INTERPRET" not in os.environ:
+        return False  # without importing Triton, which takes a second
+
     from pathnet.kernels.launch import INTERPRETED
 
     return INTERPRETED
