@@ -1,4 +1,4 @@
-"""3x3 convolutions of the forward: each reads its input through a prologue and sums up what the next norm needs.
+"""Convolutions of the forward: each reads its input through a prologue and sums up what the next norm needs.
 
 F1 makes the block's input x = relu(scale2' u2' + shift2' + x') from the block before, writes it once and convolves it;
 the first F1 of a run finds x ready. F2 convolves relu(scale1 u1 + shift1).
@@ -12,7 +12,6 @@ import triton.language as tl
 from pathnet.kernels.bits import store_bits
 from pathnet.kernels.norm import finish_forward, normalised
 from pathnet.kernels.tiles import (
-    TAPS,
     block,
     multiply_add,
     places,
@@ -52,32 +51,47 @@ def write_merged(
 
 
 @triton.jit
+def product(
+    u, x, state, weight, pixels, outputs, count, height, width, by_output, by_input, by_tap,
+    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, PROLOGUE: tl.constexpr,
+    STORED: tl.constexpr, PRODUCT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """conv(prologue) at output `pixels` and channels `outputs`, float32 [BLOCK_M, BLOCK_N]."""
+    CHUNKS: tl.constexpr = (IN + BLOCK_K - 1) // BLOCK_K
+    image, row, column = places(pixels, (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE)
+    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range(SIDE * SIDE * CHUNKS):
+        tap = step // CHUNKS
+        inputs = step % CHUNKS * BLOCK_K + tl.arange(0, BLOCK_K)
+        source, inside = tap_of_output(image, row, column, pixels < count, tap, height, width, STRIDE, SIDE)
+        at, within = block(source, inputs, inside, IN)
+        values = convolved(u, x, state, at, within, inputs, IN, PROLOGUE)
+        weights = weight_tile(weight, outputs[None, :], inputs[:, None], tap, by_output, by_input, by_tap, OUT, IN)
+        sums = multiply_add(sums, values, weights, STORED, PRODUCT, PRECISION)
+    return sums
+
+
+@triton.jit
 def conv_forward(
     u_in, x_in, state_in, merged, bits, weight, u_out, height, width, by_output, by_input, by_tap,
     slots, counter, norm_weight, norm_bias, running_mean, running_var, batches, state_out, multiplier, eps, momentum,
     count,
-    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, PROLOGUE: tl.constexpr, BITS: tl.constexpr,
-    BATCH_STATS: tl.constexpr, MOVES: tl.constexpr, PRODUCT: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, PROLOGUE: tl.constexpr,
+    BITS: tl.constexpr, BATCH_STATS: tl.constexpr, MOVES: tl.constexpr, PRODUCT: tl.constexpr,
+    PRECISION: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """u_out = conv3x3(prologue), state_out = the norm behind it."""
+    """u_out = conv(prologue), state_out = the norm behind it."""
     STORED: tl.constexpr = u_out.dtype.element_ty
     pixels, outputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
     if PROLOGUE == "merge":
         if tl.program_id(1) == 0:
             write_merged(u_in, x_in, state_in, merged, bits, pixels, count, IN, BLOCK_K, BITS)
-    CHUNKS: tl.constexpr = (IN + BLOCK_K - 1) // BLOCK_K
+    sums = product(
+        u_in, x_in, state_in, weight, pixels, outputs, count, height, width, by_output, by_input, by_tap,
+        IN, OUT, STRIDE, SIDE, PROLOGUE, STORED, PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
     valid = pixels < count
-    image, row, column = places(pixels, (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE)
-    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in range(TAPS * CHUNKS):
-        tap = step // CHUNKS
-        inputs = step % CHUNKS * BLOCK_K + tl.arange(0, BLOCK_K)
-        source, inside = tap_of_output(image, row, column, valid, tap, height, width, STRIDE)
-        at, within = block(source, inputs, inside, IN)
-        values = convolved(u_in, x_in, state_in, at, within, inputs, IN, PROLOGUE)
-        weights = weight_tile(weight, outputs[None, :], inputs[:, None], tap, by_output, by_input, by_tap, OUT, IN)
-        sums = multiply_add(sums, values, weights, STORED, PRODUCT, PRECISION)
     at, within = block(pixels, outputs, valid, OUT)
     stored = sums.to(STORED)
     tl.store(u_out + at, stored, within)

@@ -12,7 +12,6 @@ import triton.language as tl
 from pathnet.kernels.bits import load_bits
 from pathnet.kernels.norm import finish_backward, norm_backward, normalised
 from pathnet.kernels.tiles import (
-    TAPS,
     block,
     multiply_add,
     places,
@@ -26,18 +25,18 @@ from pathnet.kernels.tiles import (
 @triton.jit
 def transposed_product(
     g, u, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
-    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, PRODUCT: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, PRODUCT: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """conv^T(norm backward of g) at input `pixels` and channels `inputs`, float32 [BLOCK_M, BLOCK_N]."""
     CHUNKS: tl.constexpr = (OUT + BLOCK_K - 1) // BLOCK_K
     rows, columns = (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE
     image, row, column = places(pixels, height, width)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in range(TAPS * CHUNKS):
+    for step in range(SIDE * SIDE * CHUNKS):
         tap = step // CHUNKS
         outputs = step % CHUNKS * BLOCK_K + tl.arange(0, BLOCK_K)
-        source, inside = tap_of_input(image, row, column, pixels < count, tap, rows, columns, STRIDE)
+        source, inside = tap_of_input(image, row, column, pixels < count, tap, rows, columns, STRIDE, SIDE)
         at, within = block(source, outputs, inside, OUT)
         gradient, value = tl.load(g + at, within, 0.0), tl.load(u + at, within, 0.0)
         values = tl.where(within, norm_backward(gradient, value, state, slopes, outputs, OUT), 0.0)
@@ -50,14 +49,15 @@ def transposed_product(
 def inner_gradient(
     g, u, state, slopes, weight, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier,
     count, height, width, by_output, by_input, by_tap,
-    IN: tl.constexpr, OUT: tl.constexpr, BATCH_STATS: tl.constexpr, PRODUCT: tl.constexpr, PRECISION: tl.constexpr,
-    WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, BATCH_STATS: tl.constexpr,
+    PRODUCT: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """g_in: the gradient behind norm1, and the slopes and gradients of norm1."""
     pixels, inputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
     sums = transposed_product(
         g, u, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
-        IN, OUT, 1, PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+        IN, OUT, STRIDE, SIDE, PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
     at, within = block(pixels, inputs, pixels < count, IN)
     own = tl.load(u_in + at, within, 0.0)
@@ -74,9 +74,9 @@ def inner_gradient(
 def outer_gradient(
     g, u, state, slopes, weight, skip, alive, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter,
     multiplier, count, height, width, by_output, by_input, by_tap,
-    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, ADDS: tl.constexpr, MASK: tl.constexpr,
-    SUMS: tl.constexpr, BATCH_STATS: tl.constexpr, PRODUCT: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, ADDS: tl.constexpr,
+    MASK: tl.constexpr, SUMS: tl.constexpr, BATCH_STATS: tl.constexpr, PRODUCT: tl.constexpr, PRECISION: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """g_in: the gradient of the sum before the ReLU that made the block's input; at the start of a run, of x.
 
@@ -85,7 +85,7 @@ def outer_gradient(
     pixels, inputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
     sums = transposed_product(
         g, u, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
-        IN, OUT, STRIDE, PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+        IN, OUT, STRIDE, SIDE, PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
     inside = pixels < count
     at, within = block(pixels, inputs, inside, IN)

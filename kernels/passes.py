@@ -110,13 +110,13 @@ def forward_pass(
         **_norm_arguments(norm, state, workspace), "count": g.pixels_out,
     }  # fmt: skip
     constants = {
-        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "PROLOGUE": prologue, "BITS": join,
+        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "SIDE": g.side, "PROLOGUE": prologue, "BITS": join,
         "BATCH_STATS": norm.batch_stats, "MOVES": norm.moves, **product(u.dtype, precision),
         "WIDE": wide(u, source.x, source.u), "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
     }  # fmt: skip
     own = g.pixels_out * g.inputs if prologue == "merge" else 0
     taps = g.pairs * g.inputs * columns + own
-    weights, mask = 9 * g.inputs * g.outputs * tiles, 0 if bits is None else bits.numel()
+    weights, mask = g.weights * tiles, 0 if bits is None else bits.numel()
     slots = ("slots",) if norm.batch_stats else ()
     running = ("running_mean", "running_var", "batches") if norm.moves else ()
     read_running = running if norm.batch_stats else ("running_mean", "running_var")
@@ -170,10 +170,11 @@ def inner_gradient_pass(
         "count": g.pixels_in, **conv_arguments(g, weight),
     }  # fmt: skip
     constants = {
-        "IN": g.inputs, "OUT": g.outputs, "BATCH_STATS": before.batch_stats, **product(g_in.dtype, precision),
-        "WIDE": wide(g_in, behind.g), "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
+        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "SIDE": g.side, "BATCH_STATS": before.batch_stats,
+        **product(g_in.dtype, precision), "WIDE": wide(g_in, behind.g), "BLOCK_M": tile.m, "BLOCK_N": tile.n,
+        "BLOCK_K": tile.k,
     }  # fmt: skip
-    taps, weights = g.pairs * g.outputs * columns, 9 * g.inputs * g.outputs * tiles
+    taps, weights = g.pairs * g.outputs * columns, g.weights * tiles
     reads = requested(
         arguments, "state", "slopes", "u_in", "state_in", "slots", g=taps, u=taps, weight=weights
     )  # fmt: skip
@@ -194,12 +195,12 @@ def outer_gradient_pass(
         **_before_arguments(before, workspace), "count": g.pixels_in, **conv_arguments(g, weight),
     }  # fmt: skip
     constants = {
-        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "ADDS": skip is not None, "MASK": mask,
+        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "SIDE": g.side, "ADDS": skip is not None, "MASK": mask,
         "SUMS": before is not None, "BATCH_STATS": before is None or before.batch_stats,
         **product(g_in.dtype, precision), "WIDE": wide(g_in, behind.g), "BLOCK_M": tile.m, "BLOCK_N": tile.n,
         "BLOCK_K": tile.k,
     }  # fmt: skip
-    taps, weights = g.pairs * g.outputs * columns, 9 * g.inputs * g.outputs * tiles
+    taps, weights = g.pairs * g.outputs * columns, g.weights * tiles
     sums = ("slots",) if before else ()
     vectors = "state", "slopes", "skip", "alive", "u_in", "state_in", *sums
     reads = requested(arguments, *vectors, g=taps, u=taps, weight=weights)

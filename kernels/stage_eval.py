@@ -17,7 +17,6 @@ from pathnet.kernels.passes import conv_arguments, product, wide
 from pathnet.kernels.settings import conv_tile
 from pathnet.kernels.stage_train_fwd import empty
 from pathnet.kernels.tiles import (
-    TAPS,
     block,
     multiply_add,
     places,
@@ -44,20 +43,21 @@ class EvalNorm(NamedTuple):
 def conv_eval(
     x, weight, skip, y, height, width, by_output, by_input, by_tap, norm_weight, norm_bias, mean, var, eps, multiplier,
     count,
-    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, ADDS: tl.constexpr, PRODUCT: tl.constexpr,
-    PRECISION: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, ADDS: tl.constexpr,
+    PRODUCT: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """y = relu(multiplier norm(conv3x3(x)) [+ skip])."""
+    """y = relu(multiplier norm(conv(x)) [+ skip])."""
     STORED: tl.constexpr = y.dtype.element_ty
     CHUNKS: tl.constexpr = (IN + BLOCK_K - 1) // BLOCK_K
     pixels, outputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
     valid = pixels < count
     image, row, column = places(pixels, (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in range(TAPS * CHUNKS):
+    for step in range(SIDE * SIDE * CHUNKS):
         tap = step // CHUNKS
         inputs = step % CHUNKS * BLOCK_K + tl.arange(0, BLOCK_K)
-        source, inside = tap_of_output(image, row, column, valid, tap, height, width, STRIDE)
+        source, inside = tap_of_output(image, row, column, valid, tap, height, width, STRIDE, SIDE)
         at, within = block(source, inputs, inside, IN)
         values = tl.load(x + at, within, 0.0)
         weights = weight_tile(weight, outputs[None, :], inputs[:, None], tap, by_output, by_input, by_tap, OUT, IN)
@@ -104,10 +104,10 @@ def eval_pass(
         "count": g.pixels_out,
     }  # fmt: skip
     constants = {
-        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "ADDS": skip is not None, **product(y.dtype, precision),
+        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "SIDE": g.side, "ADDS": skip is not None, **product(y.dtype, precision),
         "WIDE": wide(x, y), "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
     }  # fmt: skip
-    taps, weights = g.pairs * g.inputs * columns, 9 * g.inputs * g.outputs * tiles
+    taps, weights = g.pairs * g.inputs * columns, g.weights * tiles
     vectors = "skip", "norm_weight", "norm_bias", "mean", "var"
     reads, writes = requested(arguments, *vectors, x=taps, weight=weights), requested(arguments, "y")
     grid = (tiles, columns)

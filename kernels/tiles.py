@@ -5,8 +5,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-TAPS = tl.constexpr(9)
-
 
 @triton.jit
 def tile_pixels(BLOCK_M: tl.constexpr, WIDE: tl.constexpr):
@@ -30,19 +28,22 @@ def places(pixels, height, width):
 
 
 @triton.jit
-def tap_of_output(image, row, column, valid, tap, height, width, STRIDE: tl.constexpr):
-    """The pixel of an input [height, width] that tap 0..8 of an output reads, and whether it lies inside the image."""
-    row = row * STRIDE + tap // 3 - 1
-    column = column * STRIDE + tap % 3 - 1
+def tap_of_output(image, row, column, valid, tap, height, width, STRIDE: tl.constexpr, SIDE: tl.constexpr):
+    """The pixel of an input [height, width] that a tap of an output reads, and whether it lies inside the image.
+
+    The kernel has SIDE x SIDE taps, padding SIDE // 2.
+    """
+    row = row * STRIDE + tap // SIDE - SIDE // 2
+    column = column * STRIDE + tap % SIDE - SIDE // 2
     inside = valid & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     return (image * height + row) * width + column, inside
 
 
 @triton.jit
-def tap_of_input(image, row, column, valid, tap, height, width, STRIDE: tl.constexpr):
-    """The pixel of an output [height, width] that read an input by tap 0..8, and whether there is one."""
-    row = row - tap // 3 + 1
-    column = column - tap % 3 + 1
+def tap_of_input(image, row, column, valid, tap, height, width, STRIDE: tl.constexpr, SIDE: tl.constexpr):
+    """The pixel of an output [height, width] that read an input by this tap, and whether there is one."""
+    row = row - tap // SIDE + SIDE // 2
+    column = column - tap % SIDE + SIDE // 2
     inside = valid & (row >= 0) & (column >= 0)
     if STRIDE > 1:
         inside &= (row % STRIDE == 0) & (column % STRIDE == 0)

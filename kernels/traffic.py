@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Geometry(NamedTuple):
-    """A 3x3 convolution with padding 1."""
+    """A convolution of side x side taps with padding side // 2."""
 
     images: int
     height: int  # of its input
@@ -17,6 +17,7 @@ class Geometry(NamedTuple):
     inputs: int
     outputs: int
     stride: int
+    side: int = 3
 
     @property
     def rows(self) -> int:
@@ -37,11 +38,15 @@ class Geometry(NamedTuple):
     @property
     def pairs(self) -> int:
         """How many pairs of an output and an input pixel a tap joins."""
-        return self.images * _pairs(self.height, self.stride) * _pairs(self.width, self.stride)
+        return self.images * self._pairs(self.height) * self._pairs(self.width)
 
+    @property
+    def weights(self) -> int:
+        return self.side**2 * self.inputs * self.outputs
 
-def _pairs(side: int, stride: int) -> int:
-    return sum(0 <= place + tap < side for place in range(0, side, stride) for tap in (-1, 0, 1))
+    def _pairs(self, length: int) -> int:
+        places, reach = range(0, length, self.stride), self.side // 2
+        return sum(0 <= place + tap < length for place in places for tap in range(-reach, reach + 1))
 
 
 def requested(arguments: dict[str, Any], *once: str, **elements: int) -> dict[str, int]:

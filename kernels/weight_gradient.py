@@ -17,7 +17,7 @@ def _tap_product(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """sums + the input that `tap` reads, transposed, times the gradient."""
-    source, inside = tap_of_output(image, row, column, valid, tap, height, width, STRIDE)
+    source, inside = tap_of_output(image, row, column, valid, tap, height, width, STRIDE, 3)
     at, within = block(source, inputs, inside, IN)
     values = convolved(u_in, x_in, state_in, at, within, inputs, IN, PROLOGUE)
     return multiply_add(sums, tl.trans(values.to(STORED)), gradient, STORED, PRODUCT, PRECISION)
