@@ -104,8 +104,8 @@ def eval_pass(
         "count": g.pixels_out,
     }  # fmt: skip
     constants = {
-        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "SIDE": g.side, "ADDS": skip is not None, **product(y.dtype, precision),
-        "WIDE": wide(x, y), "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
+        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "SIDE": g.side, "ADDS": skip is not None,
+        **product(y.dtype, precision), "WIDE": wide(x, y), "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
     }  # fmt: skip
     taps, weights = g.pairs * g.inputs * columns, g.weights * tiles
     vectors = "skip", "norm_weight", "norm_bias", "mean", "var"
