@@ -23,8 +23,8 @@ FLAGS = {
     "values": ["-O2"],
     "check": ["-O1", "-g1", "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"],
 }  # how the kernel is compiled; the runtime is the same for both
-RUNTIME = ("scheduler.cpp", "check.cpp", "warp.cpp")
-SCHEDULES = {"in order": 0, "random": 1, "skewed by warp": 2, "skewed by thread": 3}
+RUNTIME = ("scheduler.cpp", "order.cpp", "check.cpp", "atomics.cpp", "warp.cpp")
+SCHEDULES = {"in order": 0, "random": 1, "skewed by warp": 2, "skewed by thread": 3, "skewed by block": 4}
 
 
 class Edit(NamedTuple):
@@ -107,13 +107,15 @@ class Library:
         schedule: str = "in order",
         seed: int = 1,
         written: Sequence[str] = (),
+        resident: int = 4,
     ) -> None:
         """Run it; the function gets pointers to `inputs`, then to `outputs`, then a pointer to `numbers` (int64).
 
-        In check mode each array is a buffer with exact bounds, and what is in an output may be read only if it is
-        named in `written`, too. Raises KernelError where the launch fails.
+        `resident` thread blocks run at a time, interleaved as the schedule says. In check mode each array is a buffer
+        with exact bounds, and what is in an output may be read only if it is named in `written`, too.
+        Raises KernelError where the launch fails.
         """
-        self._functions.simt_configure(SCHEDULES[schedule], ctypes.c_uint64(seed))
+        self._functions.simt_configure(SCHEDULES[schedule], ctypes.c_uint64(seed), resident)
         self._functions.simt_buffers(int("-check-" in self.file.name))
         values = np.array(numbers, dtype=np.int64)
         for name, array in (inputs | outputs).items():

@@ -2,10 +2,10 @@
 // CUDA's names, executed on the host: kernels of csrc/cuda/ include this file where nvcc does not
 // compile them.
 //
-// Each CUDA thread is a fiber of one process. A thread runs until it waits for others, at a barrier
-// or at a call that a whole warp makes; who runs next is drawn by a schedule. In check mode every
-// access of memory is looked up in a shadow that knows who wrote and read each byte, and when
-// (check.cpp).
+// Each CUDA thread is a fiber of one process, and several thread blocks are resident at once. A
+// thread runs until it waits for others, at a barrier or at a call that a whole warp makes, or
+// comes to an atomic; who runs next is drawn by a schedule. In check mode every access of memory is
+// looked up in a shadow that knows who wrote and read each byte, and when (check.cpp).
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -45,6 +45,7 @@ struct Where {  // a place in the kernel's source
 struct Thread {
   dim3 index, block, block_size, grid_size;
   int number, lane, warp;
+  int slot;  // of its block, among those that are resident
 };
 extern Thread* current;
 
@@ -72,6 +73,14 @@ void touch(const void* address, int bytes, bool write,
 void copy_async(void* to, const void* from, int bytes, Where at);
 void commit_async();
 void wait_async(int groups_left);
+
+// ---- atomics (atomics.cpp) and fences (order.cpp)
+// ------------------------------------------------------------------------------
+enum Order { kRelaxed, kAcquireRelease };
+int atomic_add(int* address, int value, Order order, Where at);
+unsigned atomic_add(unsigned* address, unsigned value, Order order, Where at);
+float atomic_add(float* address, float value, Order order, Where at);
+void fence();  // of all threads of the grid
 
 // ---- calls of a whole warp (warp.cpp)
 // ------------------------------------------------------------------------------
@@ -103,6 +112,17 @@ uint16_t to_bf16(float value);
 #define blockIdx (simt::current->block)
 #define blockDim (simt::current->block_size)
 #define gridDim (simt::current->grid_size)
+
+inline void __threadfence() { simt::fence(); }
+inline int atomicAdd(int* address, int value, SIMT_AT) {
+  return simt::atomic_add(address, value, simt::kRelaxed, {file, line});
+}
+inline unsigned atomicAdd(unsigned* address, unsigned value, SIMT_AT) {
+  return simt::atomic_add(address, value, simt::kRelaxed, {file, line});
+}
+inline float atomicAdd(float* address, float value, SIMT_AT) {
+  return simt::atomic_add(address, value, simt::kRelaxed, {file, line});
+}
 
 inline void __syncthreads(SIMT_AT) { simt::barrier({file, line}); }
 inline void __syncwarp(unsigned mask = ~0u, SIMT_AT) {
