@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -29,11 +29,12 @@ class Launch(NamedTuple):
     reads: dict[str, int]
     writes: dict[str, int]
     multiplies: bool = False  # a product, which belongs on the tensor cores
+    touched: Mapping[str, int] = {}  # bytes of the arguments of which a part alone is read or written
 
     def unique(self, names: dict[str, int], workspace: bool = False) -> int:
         """The bytes of these arguments, each once: all but the workspace, or the workspace alone."""
         return sum(
-            self.arguments[name].numel() * self.arguments[name].element_size()
+            self.touched.get(name, self.arguments[name].numel() * self.arguments[name].element_size())
             for name in names
             if (name in WORKSPACE) == workspace
         )

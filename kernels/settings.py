@@ -30,6 +30,7 @@ class WeightTile(NamedTuple):
 WARPS = 4  # one warpgroup, which wgmma and tcgen05 need; with 128 pixels each warp holds two tiles of mma
 STREAM_PIXELS = 64  # of a program without a product
 PROGRAMS = 1024  # that weight gradients aim at: 8 for each of the about 128 multiprocessors of a large GPU
+COPIED = 1024  # elements of a program that copies rows
 SUMMED = 512  # entries of the weights that a program of sum_slots adds up
 
 

@@ -39,19 +39,20 @@ class EvalNorm(NamedTuple):
     multiplier: float
 
 
+def eval_norms(norms: Sequence[Tensor], scales: Sequence[float], eps: Sequence[float]) -> list[EvalNorm]:
+    """Two norms a block of the flat lists of an op: weight, bias, mean and variance of each, and its block's scale."""
+    return [EvalNorm(*norms[4 * i : 4 * i + 4], eps[i], scales[i // 2] if i % 2 else 1.0) for i in range(len(eps))]
+
+
 @triton.jit
-def conv_eval(
-    x, weight, skip, y, height, width, by_output, by_input, by_tap, norm_weight, norm_bias, mean, var, eps, multiplier,
-    count,
-    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, ADDS: tl.constexpr,
-    PRODUCT: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+def folded_conv(
+    x, weight, norm_weight, norm_bias, mean, var, eps, multiplier, pixels, outputs, valid, height, width, by_output,
+    by_input, by_tap,
+    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, STORED: tl.constexpr,
+    PRODUCT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """y = relu(multiplier norm(conv(x)) [+ skip])."""
-    STORED: tl.constexpr = y.dtype.element_ty
+    """multiplier norm(conv(x)) at output `pixels` and channels `outputs`, float32 [BLOCK_M, BLOCK_N]."""
     CHUNKS: tl.constexpr = (IN + BLOCK_K - 1) // BLOCK_K
-    pixels, outputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
-    valid = pixels < count
     image, row, column = places(pixels, (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(SIDE * SIDE * CHUNKS):
@@ -67,8 +68,25 @@ def conv_eval(
     scale = multiplier * tl.load(norm_weight + outputs, inside, 0.0).to(tl.float32)
     scale /= tl.sqrt(tl.load(var + outputs, inside, 1.0).to(tl.float32) + eps)
     shift = multiplier * tl.load(norm_bias + outputs, inside, 0.0).to(tl.float32)
-    value = (sums - middle[None, :]) * scale[None, :] + shift[None, :]
-    at, within = block(pixels, outputs, valid, OUT)
+    return (sums - middle[None, :]) * scale[None, :] + shift[None, :]
+
+
+@triton.jit
+def conv_eval(
+    x, weight, skip, y, height, width, by_output, by_input, by_tap, norm_weight, norm_bias, mean, var, eps, multiplier,
+    count,
+    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, ADDS: tl.constexpr,
+    PRODUCT: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """y = relu(multiplier norm(conv(x)) [+ skip])."""
+    STORED: tl.constexpr = y.dtype.element_ty
+    pixels, outputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
+    value = folded_conv(
+        x, weight, norm_weight, norm_bias, mean, var, eps, multiplier, pixels, outputs, pixels < count, height, width,
+        by_output, by_input, by_tap, IN, OUT, STRIDE, SIDE, STORED, PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
+    at, within = block(pixels, outputs, pixels < count, OUT)
     if ADDS:
         value += tl.load(skip + at, within, 0.0).to(tl.float32)
     tl.store(y + at, tl.maximum(value, 0.0).to(STORED), within)

@@ -69,12 +69,11 @@ def requests(launches: list[Launch]) -> Iterator[Counter]:
             return
         index, launch = len(launches) - 1, launches[-1]
         for name, t in launch.arguments.items():
-            if isinstance(t, torch.Tensor) and t.numel():
+            if isinstance(t, torch.Tensor) and t.numel() and (kind, name) in _sides(launch):
                 begin = t.data_ptr()
                 end = begin + t.untyped_storage().nbytes() - t.storage_offset() * t.element_size()
-                if begin <= int(addresses.flat[0]) < end and (kind, name) in _sides(launch):
-                    counted[index, name, kind] += int(np.size(addresses)) * t.element_size()
-                    return
+                hits = (addresses >= begin) & (addresses < end)
+                counted[index, name, kind] += int(np.count_nonzero(hits)) * t.element_size()
 
     def counting_load(self, ptrs, mask, *rest):
         count(ptrs, mask, "read")
@@ -88,6 +87,18 @@ def requests(launches: list[Launch]) -> Iterator[Counter]:
         patch.setattr(InterpreterBuilder, "create_masked_load", counting_load)
         patch.setattr(InterpreterBuilder, "create_masked_store", counting_store)
         yield counted
+
+
+def assert_requested(launches: list[Launch], counted: Counter, least: int) -> None:
+    """What launches claim to request is what was counted, for at least so many arguments that are no few numbers."""
+    checked = 0
+    for index, launch in enumerate(launches):
+        for kind, sides in (("read", launch.reads), ("write", launch.writes)):
+            for name, claimed in sides.items():
+                if launch.arguments[name].numel() > 1000:
+                    assert counted[index, name, kind] == claimed, (launch.name, name, kind)
+                    checked += 1
+    assert checked >= least
 
 
 def _sides(launch: Launch) -> set[tuple[str, str]]:

@@ -21,6 +21,9 @@ SCHEMAS = (
     # norms: weight, bias, mean and variance of each.
     "stage_eval_triton(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, int[] strides, float[] scales,"
     " float[] eps, str precision) -> Tensor",
+    # The same where gates differ from image to image, int8 [N, blocks] on the CPU; no stride. kernels/rows_eval.py
+    "rows_eval_triton(Tensor x, Tensor gates, Tensor[] weights, Tensor[] norms, float[] scales, float[] eps,"
+    " str precision) -> Tensor",
     # A whole CIFAR net in evaluation, image to logits, a thread block for each image and mask. csrc/cuda/net_eval.cu
     # weights, first_slice, vectors, classifier: what pathnet/ops/net_eval_pack.py makes, on x's device. gates int8,
     # order int32 and scales float32 [masks, blocks], a column a position: row r of the logits is image r / repeat under

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pathnet.ops.rows_eval_triton import rows_eval_triton
 from pathnet.ops.schemas import library
 from pathnet.ops.stage_train_run import run_of
-from pathnet.ops.stage_train_runs import Gated, stage_in_runs
-from pathnet.ops.stage_train_triton import supports_triton as supports_train
+from pathnet.ops.stage_train_runs import Gated, stage_in_runs, unfit_rows
+from pathnet.ops.stage_train_triton import supports_blocks
 from pathnet.ops.triton_calls import channels_last, dense, is_channels_last, product_precision
 from pathnet.reference import Block
 from pathnet.route import Route
@@ -27,11 +28,13 @@ def supports_triton(
     """Why the Triton kernels cannot run these blocks, in a sentence; None if they can."""
     if precision == "bf16":
         return 'precision="bf16" rounds the Winograd products of the CPU kernel alone; use bfloat16 activations'
-    return supports_train(x, blocks, route)
+    return unfit_rows(route) or supports_blocks(x, blocks)
 
 
 def _run(x: Tensor, skip: Tensor | None, blocks: list[Gated]) -> Tensor:
     """A run of blocks that are not OFF, as one call of the op."""
+    if any(isinstance(step.gate, Tensor) for _, step in blocks):
+        return rows_eval_triton(x, blocks)
     run = run_of(blocks)
     pairs = zip(zip(*[iter(run.norms)] * 2, strict=True), zip(*[iter(run.running)] * 2, strict=True), strict=True)
     norms = [tensor for affine, running in pairs for tensor in (*affine, *running)]
@@ -42,11 +45,10 @@ def _run(x: Tensor, skip: Tensor | None, blocks: list[Gated]) -> Tensor:
 
 
 def _eval(x, skip, weights, norms, strides, scales, eps, precision):
-    from pathnet.kernels.stage_eval import EvalNorm, stage_eval
+    from pathnet.kernels.stage_eval import eval_norms, stage_eval
 
-    described = [EvalNorm(*norms[4 * i : 4 * i + 4], eps[i], scales[i // 2] if i % 2 else 1.0) for i in range(len(eps))]
     with torch.cuda.device_of(x):
-        return stage_eval(x, skip, weights, described, strides, precision)
+        return stage_eval(x, skip, weights, eval_norms(norms, scales, eps), strides, precision)
 
 
 def _fake(x, skip, weights, norms, strides, *rest):

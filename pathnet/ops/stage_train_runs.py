@@ -37,11 +37,12 @@ def stage_in_runs(
 ) -> Tensor:
     """The stage of x [N, C, H, W], run by run; OFF blocks with an identity shortcut are left out.
 
-    `train_run` gets x, what `skip_of` makes of it for the first block, and the blocks.
+    `train_run` gets x, what `skip_of` makes of it for the first block, and the blocks. Where gates differ from image to
+    image a step has a gate an image, int8 [N].
     """
     for run in _runs(x, blocks, _steps(blocks, route)):
         spec, step = run[0]
-        if step.gate is Gate.OFF:
+        if _alone(spec, step):
             x = reference_block(x, spec, step)
         else:
             x = train_run(x, skip_of(x, spec, step), run)
@@ -49,7 +50,7 @@ def stage_in_runs(
 
 
 def _runs(x: Tensor, blocks: Sequence[Block], steps: Sequence[Step]) -> Iterator[list[Gated]]:
-    """Blocks that share one call: a shortcut that is not the identity begins a run, and its OFF block stands alone.
+    """Blocks that share one call: a shortcut that is not the identity begins a run, or stands alone.
 
     The first block that has a gradient begins one too, so that what stands before it saves nothing.
     """
@@ -61,7 +62,7 @@ def _runs(x: Tensor, blocks: Sequence[Block], steps: Sequence[Step]) -> Iterator
         begins = not recorded and _trains(spec, step)
         recorded = recorded or begins
         other_form = bool(run) and run[0][0].act != spec.act
-        if run and (begins or spec.shortcut or run[0][1].gate is Gate.OFF or other_form):
+        if run and (begins or spec.shortcut or _alone(*run[0]) or other_form):
             yield run
             run = []
         run.append((spec, step))
@@ -69,22 +70,38 @@ def _runs(x: Tensor, blocks: Sequence[Block], steps: Sequence[Step]) -> Iterator
         yield run
 
 
+def _alone(spec: Block, step: Step) -> bool:
+    """Whether the reference runs the block: what is left of it is its shortcut, or differs from image to image."""
+    return step.gate is Gate.OFF or (isinstance(step.gate, Tensor) and bool(spec.shortcut))
+
+
 def _trains(spec: Block, step: Step) -> bool:
-    """Whether the block has parameters whose gradient is asked for and that its gate trains."""
+    """Whether the block has parameters whose gradient is asked for and that one of its gates trains."""
+    gates = step.gate.unique().tolist() if isinstance(step.gate, Tensor) else [step.gate]
     flows = (spec.residual, RESIDUAL_FLOW), (spec.shortcut, SHORTCUT_FLOW)
-    trained = [layers for layers, flow in flows if flow.get(step.gate) is Flow.TRAIN]  # type: ignore[arg-type]
+    trained = [layers for layers, flow in flows if any(flow.get(gate) is Flow.TRAIN for gate in gates)]
     return any(p.requires_grad for layers in trained for p in layer_parameters(layers))
 
 
 def _steps(blocks: Sequence[Block], route: Route | None) -> list[Step]:
     if route is None:
         return [Step()] * len(blocks)
-    gates, multiplier = route.gates, route.multiplier
-    if gates.dim() == 2:
-        gates = gates[0]
-        if route.mask_rows:  # a masked OFF row computes, times zero
-            gates, multiplier = torch.where(gates == Gate.OFF, int(Gate.FULL), gates), multiplier * (gates != Gate.OFF)
-    return host_steps(gates, multiplier if multiplier.dim() == 1 else multiplier[0], route.update, mask_rows=False)
+    gates, multiplier = route.gates, route.multiplier if route.multiplier.dim() == 1 else route.multiplier[0]
+    if gates.dim() == 1:
+        return host_steps(gates, multiplier, route.update, mask_rows=False)
+    first = gates[0]
+    if route.mask_rows:  # a masked OFF row computes, times zero
+        return host_steps(torch.where(first == Gate.OFF, int(Gate.FULL), first), multiplier * (first != Gate.OFF),
+                          route.update, mask_rows=False)  # fmt: skip
+    differ = (gates != first).any(0).tolist()
+    steps = host_steps(first, multiplier, route.update, mask_rows=False)
+    return [step._replace(gate=gates[:, i]) if differ[i] else step for i, step in enumerate(steps)]
+
+
+def gates_of_rows(run: Sequence[Gated], images: int) -> Tensor:
+    """The gates of a run, int8 [images, blocks]."""
+    gates = [torch.as_tensor(step.gate, dtype=torch.int8).expand(images) for _, step in run]
+    return torch.stack(gates, 1)
 
 
 # ---- what no kernel of a whole run takes -----------------------------------------------------------------------------
@@ -104,7 +121,26 @@ def unfit_route(route: Route | None) -> str | None:
     """Gates and multipliers must be those of the whole batch."""
     if route is None:
         return None
-    for name, table in (("gates", route.gates), ("multipliers", route.multiplier)):
-        if table.dim() == 2 and (len(table) == 0 or bool((table != table[:1]).any())):
-            return f"{name} differ from image to image, and this kernel trains a whole batch under one gate a block"
+    if differs(route.gates):
+        return "gates differ from image to image, and this kernel trains a whole batch under one gate a block"
+    return unfit_multipliers(route)
+
+
+def unfit_rows(route: Route | None) -> str | None:
+    """Gates may differ from image to image, multipliers not, and so not `bn="all"`."""
+    if route is None:
+        return None
+    if route.mask_rows and differs(route.gates):
+        return 'bn="all" computes every image, and this kernel leaves out those that a gate shuts'
+    return unfit_multipliers(route)
+
+
+def unfit_multipliers(route: Route) -> str | None:
+    if differs(route.multiplier):
+        return "multipliers differ from image to image, and this kernel takes one a block for the whole batch"
     return None
+
+
+def differs(table: Tensor) -> bool:
+    """Whether gates or multipliers, [blocks] or [batch, blocks], are not the same for every image."""
+    return table.dim() == 2 and (len(table) == 0 or bool((table != table[:1]).any()))

@@ -23,12 +23,16 @@ def stage_train_triton(x: Tensor, blocks: Sequence[Block], route: Route | None) 
 
 def supports_triton(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
     """Why the Triton kernels cannot train these blocks, in a sentence; None if they can."""
+    return unfit_route(route) or supports_blocks(x, blocks)
+
+
+def supports_blocks(x: Tensor, blocks: Sequence[Block]) -> str | None:
+    """The same under any gates."""
     unfit = (reason for block in blocks if (reason := unfit_block(x, block)))
     return (
         unfit_transform()  # first: a graph that is traced must not look for Triton
         or unfit_device(x)
         or unfit_input(x)
-        or unfit_route(route)
         or next(unfit, None)
         or _unfit_values(x, blocks)
     )
