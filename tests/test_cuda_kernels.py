@@ -1,57 +1,51 @@
-"""The CUDA kernels as nvcc compiles them: each header alone, no spills, tensor cores used."""
+"""The CUDA kernels as nvcc compiles them: each header alone, no spills, tensor cores used, PTX that can be launched."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
 
-from pathnet.ops import cuda_kernels
-from pathnet.ops.cuda_kernels import KERNELS, SOURCES, rows, write_ptx
+from pathnet.machine_code import unfit
+from pathnet.machine_code.parameters import scalar, struct
+from pathnet.ops import cuda_compile
+from pathnet.ops.cuda_compile import SOURCES, compile_kernel, launch_description, ptx_of, why_not
+from pathnet.ops.cuda_kernels import KERNELS, selected
 
 pytestmark = pytest.mark.cuda_host
-
-
-def tools() -> str | None:
-    """What is missing on this machine."""
-    try:
-        cuda_kernels._nvcc(), cuda_kernels._disassembler()
-    except LookupError as reason:
-        return str(reason)
-    return None
-
-
-needs_nvcc = pytest.mark.skipif(tools() is not None, reason=str(tools()))
+needs_nvcc = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 
 @needs_nvcc
 @pytest.mark.parametrize("header", sorted(file.name for file in SOURCES.glob("*.cuh")))
 def test_every_header_compiles_alone(header, tmp_path):
     (tmp_path / "alone.cu").write_text(f'#include "{header}"\n')
-    command = [cuda_kernels._nvcc(), "-arch=sm_80", "-std=c++17", f"-I{SOURCES}", "-c", tmp_path / "alone.cu"]
+    command = [cuda_compile.nvcc(), "-arch=sm_80", "-std=c++17", f"-I{SOURCES}", "-c", tmp_path / "alone.cu"]
     subprocess.run([*command, "-o", tmp_path / "alone.o"], check=True)
 
 
 @needs_nvcc
 def test_a_kernel_has_no_spills_and_uses_tensor_cores():
-    basic = [kernel for kernel in KERNELS if kernel.settings == {"operand": "bf16", "preact": False}]
-    (row,) = rows([80], basic)
-    assert row.spill_bytes == 0 and row.registers <= 128 and row.blocks_per_sm >= 1
+    (basic,) = (kernel for kernel in KERNELS if kernel.settings == {"dtype": "bfloat16", "preact": False})
+    row = compile_kernel(basic, 80)
+    assert unfit(row._asdict()) is None and row.registers <= 128 and row.blocks_per_sm >= 1
     assert row.tensor_core_instructions > 100 and row.async_copy_instructions > 0
     assert row.shared_bytes == (24 << 10) + 34 * 34 * 32
 
 
 @needs_nvcc
 def test_every_kernel_of_a_run_compiles():
-    for row in rows([80], [kernel for kernel in KERNELS if kernel.header == "forward_run.cuh"]):
-        assert row.spill_bytes == 0 and row.blocks_per_sm * 256 >= 8 * 32
-        assert row.tensor_core_instructions == 0 and row.tensor_core_exempt is not None
+    for kernel in KERNELS:
+        if kernel.header == "forward_run.cuh":
+            row = compile_kernel(kernel, 80)
+            assert row.spill_bytes == 0 and row.blocks_per_sm * 256 >= 8 * 32
+            assert row.tensor_core_instructions == 0 and row.tensor_core_exempt is not None
 
 
 @needs_nvcc
-def test_the_ptx_is_what_the_wrappers_say(tmp_path):
-    (file,) = write_ptx(tmp_path, [80], KERNELS[:1])
-    text = file.read_text()
+def test_the_ptx_is_what_the_wrappers_say():
+    text = ptx_of(KERNELS[0], 80)
     for instruction in (
         "mma.sync.aligned.m16n8k16",
         "ldmatrix.sync",
@@ -62,13 +56,48 @@ def test_the_ptx_is_what_the_wrappers_say(tmp_path):
 
 
 @needs_nvcc
+@pytest.mark.parametrize("kernel", [KERNELS[0], *KERNELS[-3:]], ids=lambda kernel: kernel.name)
+def test_the_launch_description_fits_the_ptx(kernel):
+    ptx = ptx_of(kernel, 80)
+    description = launch_description(kernel, 80, ptx)
+    declared = re.search(rf"\.entry {description['entry']}\((.*?)\)", ptx, re.DOTALL)[1]
+    words = {"pointer": "u64", "i32": "u32", "i64": "u64"}
+    expected = []
+    for parameter in description["parameters"]:
+        if parameter["kind"] == "struct":
+            expected.append(f".b8 {description['entry']}_param_{len(expected)}[{parameter['bytes']}]")
+        else:
+            word = words["pointer" if parameter["kind"] == "pointer" else parameter["dtype"]]
+            expected.append(f".{word} ")
+    found = re.findall(r"\.param (?:\.align \d+ )?(\.b8 \w+\[\d+\]|\.\w+ )", declared)
+    assert found == expected and description["block"] == [kernel.threads, 1, 1]
+
+
+@needs_nvcc
+def test_a_struct_that_is_described_wrongly_does_not_compile():
+    """Two fields have changed places."""
+    merge = next(kernel for kernel in KERNELS if kernel.name == "forward_run_merge_kernel")
+    (plan,) = merge.example()
+    fields = [field for field in plan["fields"] if field["name"] not in ("count", "elements")]
+    swapped = [*fields, scalar("elements", "i64", 1), scalar("count", "i64", 1)]
+    wrong = merge._replace(example=lambda: [struct("plan", "ForwardRunPlan", swapped)])
+    with pytest.raises(RuntimeError, match="the offset of count"):
+        ptx_of(wrong, 80)
+
+
+@needs_nvcc
 def test_broken_code_is_reported_with_the_words_of_nvcc():
-    broken = KERNELS[0]._replace(arguments="pathnet::NoOperand, false")
     with pytest.raises(RuntimeError, match="NoOperand"):
-        next(rows([80], [broken]))
+        compile_kernel(KERNELS[0]._replace(arguments="pathnet::NoOperand, false"), 80)
 
 
 def test_missing_sources_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(cuda_kernels, "SOURCES", tmp_path / "nowhere")
+    monkeypatch.setattr(cuda_compile, "SOURCES", tmp_path / "nowhere")
     with pytest.raises(LookupError, match="checkout of pathnet"):
-        next(rows([80]))
+        compile_kernel(KERNELS[0], 80)
+
+
+def test_kernels_are_selected_by_channels_and_dtype():
+    chosen = selected((16,), ("bfloat16",))
+    assert {kernel.settings.get("dtype", "bfloat16") for kernel in chosen} == {"bfloat16"}
+    assert any(kernel.name == "row_tables_kernel" for kernel in chosen) and selected(None, None) == list(KERNELS)

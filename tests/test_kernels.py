@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -91,6 +92,12 @@ ROW = {
 }  # fmt: skip
 
 
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    kernels.add_arguments(parser)
+    return parser.parse_args(words)
+
+
 @pytest.mark.parametrize(
     ("change", "status"),
     [({}, 0), ({"spill_bytes": 8}, 1), ({"tensor_core_exempt": None}, 1),
@@ -98,22 +105,43 @@ ROW = {
 )  # fmt: skip
 @pytest.mark.parametrize("as_json", [True, False])
 def test_the_exit_status_tells_what_is_unfit(change, status, as_json, monkeypatch, capsys):
-    import argparse
-
     monkeypatch.setattr(kernels, "compile_all", lambda *args: [ROW | change])
-    parser = argparse.ArgumentParser()
-    kernels.add_arguments(parser)
-    assert kernels.run(parser.parse_args(["--json"] if as_json else [])) == status
+    assert kernels.run(arguments(*(["--json"] if as_json else []))) == status
     printed = capsys.readouterr().out
     assert json.loads(printed) == [ROW | change] if as_json else f"{status} unfit" in printed
 
 
-def test_wrong_words_are_refused(monkeypatch):
-    launch = importlib.import_module("pathnet.kernels.launch")  # as the command finds it
-
-    monkeypatch.setattr(launch, "INTERPRETED", False)
+def test_wrong_words_are_refused():
     with pytest.raises(ValueError, match="--dtypes must be of"):
-        kernels.compile_all([80], None, ["float64"], None)
+        kernels.run(arguments("--dtypes", "float64"))
+
+
+def missing_here(monkeypatch, **reasons):
+    """The compilers, each of which lacks what `reasons` says, and which compile nothing."""
+    nothing = {
+        name: compiler._replace(why_not=lambda name=name: reasons.get(name.split()[0]), kernels=lambda choice: [])
+        for name, compiler in kernels.COMPILERS.items()
+    }
+    monkeypatch.setattr(kernels, "COMPILERS", nothing)
+
+
+@pytest.mark.parametrize("language", ["Triton", "CUDA"])
+def test_a_language_that_cannot_be_compiled_is_left_out_with_a_sentence(language, monkeypatch, capsys):
+    missing_here(monkeypatch, **{language: "no compiler."})
+    assert kernels.run(arguments("--json")) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == [] and printed.err.startswith(f"The {language}") and "left out" in printed.err
+
+
+def test_without_any_compiler_the_command_fails(monkeypatch):
+    missing_here(monkeypatch, Triton="no compiler.", CUDA="no nvcc.")
+    with pytest.raises(RuntimeError, match="no compiler.*no nvcc"):
+        kernels.run(arguments())
+
+
+def test_an_interpreter_compiles_nothing(monkeypatch):
+    launch = importlib.import_module("pathnet.kernels.launch")  # as the command finds it
     monkeypatch.setattr(launch, "INTERPRETED", True)
-    with pytest.raises(RuntimeError, match="unset it"):
-        kernels.compile_all([80], None, None, None)
+    assert "unset it" in kernels.COMPILERS["Triton"].why_not()
+    monkeypatch.setattr(launch, "INTERPRETED", False)
+    assert kernels.COMPILERS["Triton"].why_not() is None

@@ -21,7 +21,7 @@ ROWS = (  # from the top down
     ("ops",),
     ("extension", "kernels", "reference"),
     ("samplers",),
-    ("route",),
+    ("machine_code", "route"),
     ("backend", "files", "gates", "toolkit"),
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from pathnet.machine_code import CHIPS
+
 MOST_PIXELS = (1024, 256, 64)  # of the three stages: Split<C>::kMostPixels in csrc/cuda/net_eval_tile.cuh
 RING = 24 << 10  # weights on their way: kRingBytes
 POOLING = 1280  # bytes of the last step
 SHARED_KIB = {
-    (8, 0): 163,
-    (8, 6): 99,
-    (8, 7): 163,
-    (8, 9): 99,
-    (9, 0): 227,
-    (10, 0): 227,
-    (10, 3): 227,
-    (12, 0): 99,
-}  # shared memory that one thread block may have: CUDA C++ Programming Guide, technical specifications
+    divmod(arch, 10): chip.shared_kib - 1 for arch, chip in CHIPS.items()
+}  # that one thread block may have, by compute capability
 
 
 def shared_bytes(dtype: torch.dtype, height: int, width: int) -> int:

@@ -1,0 +1,49 @@
+"""A compiled kernel as `pathnet kernels` lists it, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pathnet.machine_code import sass
+from pathnet.machine_code.chips import resident_blocks
+
+
+class Compiled(NamedTuple):
+    """One kernel with one setting for one chip."""
+
+    name: str
+    language: str  # triton or cuda
+    arch: int
+    settings: dict[str, Any]
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    blocks_per_sm: int
+    tensor_core_instructions: int
+    async_copy_instructions: int
+    code_bytes: int
+    tensor_core_exempt: str | None  # why a product need not be on the tensor cores
+
+
+def counted(
+    name: str, language: str, arch: int, settings: dict[str, Any], cubin: Path, shared_bytes: int, warps: int,
+    tensor_core_exempt: str | None,
+) -> Compiled:  # fmt: skip
+    """Count what is in `cubin`, the machine code of the kernel `name`."""
+    code = sass.read(cubin, name)
+    return Compiled(
+        name, language, arch, settings, code.registers, code.spill_bytes, shared_bytes,
+        resident_blocks(arch, code.registers, shared_bytes, warps), code.count(sass.TENSOR_CORES),
+        code.count(sass.ASYNC_COPIES), sass.INSTRUCTION_BYTES * len(code.instructions), tensor_core_exempt,
+    )  # fmt: skip
+
+
+def unfit(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with a compiled kernel, in a sentence."""
+    if row["spill_bytes"]:
+        return f"{row['spill_bytes']} bytes of registers spill into memory"
+    if not row["tensor_core_exempt"] and not row["tensor_core_instructions"]:
+        return "the product is not on the tensor cores"
+    return None

@@ -1,0 +1,108 @@
+"""An example of each CUDA kernel's parameters, on tensors without memory, in the order of the C++.
+
+What nvcc compiles asserts the size and the offsets of every struct that is described here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pathnet.machine_code.parameters import null, pointer, scalar, scalars, struct
+from pathnet.ops.net_eval_pack import pack
+from pathnet.reference import Block, Conv, Norm, Pad, Relu
+
+IMAGES, BLOCKS, CLASSES, SIDE = 4, 3, 10, 32
+Example = Callable[[], list[dict[str, Any]]]
+
+
+def _meta(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _conv(out: int, inside: int, stride: int = 1) -> Conv:
+    return Conv(_meta(torch.float32, out, inside, 3, 3), None, (stride, stride), (1, 1), (1, 1), 1)
+
+
+def _norm(channels: int) -> Norm:
+    numbers = _meta(torch.float32, channels)
+    return Norm(numbers, numbers, numbers, numbers, None, 0.1, 1e-5, False)
+
+
+def _block(inside: int, out: int, preact: bool) -> Block:
+    stride, shortcut = (1, ()) if inside == out else (2, (Pad(2, inside // 2, inside // 2),))
+    first, second = _conv(out, inside, stride), _conv(out, out)
+    if preact:
+        return Block((_norm(inside), Relu(), first, _norm(out), Relu(), second), shortcut, None)
+    return Block((first, _norm(out), Relu(), second, _norm(out)), shortcut, Relu())
+
+
+def net_eval(dtype: torch.dtype, preact: bool) -> Example:
+    """NetEvalPlan: a net of one block a stage, each image under two sets of gates."""
+
+    def example() -> list[dict[str, Any]]:
+        blocks = [_block(16, 16, preact), _block(16, 32, preact), _block(32, 64, preact)]
+        stem, last = (_conv(16, 3), None if preact else _norm(16)), _norm(64) if preact else None
+        fc = _meta(torch.float32, CLASSES, 64), _meta(torch.float32, CLASSES)
+        packed, x = pack(stem, blocks, last, fc, dtype), _meta(dtype, IMAGES, 3, SIDE, SIDE)
+        fields = [
+            pointer("images", x), *scalars("image_strides", "i64", x.stride()),
+            pointer("weights", packed.weights), pointer("first_slice", packed.first_slice),
+            pointer("vectors", packed.vectors), pointer("classifier", packed.classifier),
+            pointer("gates", _meta(torch.int8, 2, BLOCKS)), pointer("order", _meta(torch.int32, 2, BLOCKS)),
+            pointer("scales", _meta(torch.float32, 2, BLOCKS)), pointer("logits", _meta(dtype, 2 * IMAGES, CLASSES)),
+            scalar("masks", "i64", 2), scalar("repeat", "i64", 2), scalar("channels", "i32", 3),
+            scalar("height", "i32", SIDE), scalar("width", "i32", SIDE), scalar("classes", "i32", CLASSES),
+            *scalars("stage_blocks", "i32", [1, 1, 1]), scalar("shortcut_slices", "i32", packed.shortcut_slices),
+            *scalars("pad_before", "i32", [8, 16]),
+        ]  # fmt: skip
+        return [struct("plan", "NetEvalPlan", fields)]
+
+    return example
+
+
+def forward_run_merge(dtype: torch.dtype) -> Example:
+    """ForwardRunPlan: every image runs the first block of a run."""
+
+    def example() -> list[dict[str, Any]]:
+        stream = _meta(dtype, IMAGES, 16 * SIDE * SIDE)
+        fields = [
+            pointer("x", stream), pointer("f", stream), pointer("y", stream), pointer("bits", _bits()), null("rows"),
+            null("scales"), scalar("count", "i64", IMAGES), scalar("elements", "i64", stream.shape[1]),
+            scalar("first", "bool", 1),
+        ]  # fmt: skip
+        return [struct("plan", "ForwardRunPlan", fields)]
+
+    return example
+
+
+def forward_run_backward(dtype: torch.dtype) -> Example:
+    """grad_y, bits, grad_x and the number of bytes of bits."""
+
+    def example() -> list[dict[str, Any]]:
+        stream, bits = _meta(dtype, IMAGES, 16 * SIDE * SIDE), _bits()
+        return [
+            pointer("grad_y", stream), pointer("bits", bits), pointer("grad_x", stream),
+            scalar("bytes", "i64", bits.numel()),
+        ]  # fmt: skip
+
+    return example
+
+
+def row_tables() -> Example:
+    """gates, rows, counts, images and blocks."""
+
+    def example() -> list[dict[str, Any]]:
+        return [
+            pointer("gates", _meta(torch.int8, IMAGES, BLOCKS)), pointer("rows", _meta(torch.int32, BLOCKS, IMAGES)),
+            pointer("counts", _meta(torch.int32, BLOCKS)), scalar("images", "i32", IMAGES),
+            scalar("blocks", "i32", BLOCKS),
+        ]  # fmt: skip
+
+    return example
+
+
+def _bits() -> torch.Tensor:
+    return _meta(torch.uint8, IMAGES, 2 * SIDE * SIDE)
