@@ -16,11 +16,12 @@ from benchmarks.harness import Race
 from benchmarks.peak import growth
 from benchmarks.providers import CHANNELS_LAST, NCHW, PATHNET, Shared
 from pathnet import Paths, analysis
+from pathnet.analysis.gradients import as_steps, drawn_paths, products
 
 LOOPED = 3  # entries of each list that the plain loop runs: all of them cost it the same
 TALL = 18  # blocks between those whose pairs are measured
-DRAWN = 20  # paths of each measured length
-LENGTHS = range(0, BLOCKS + 1, 6)  # those measured; half of the blocks on average, as of all lengths
+DRAWN = 1000  # paths of each length
+PARTS, MOST = 4, 64  # of the sorted paths that are run, and paths of each
 FEW = 2  # images whose gradients are compared, in float64
 
 
@@ -106,28 +107,40 @@ def _stages(net: nn.Module) -> list[nn.Sequential]:
 
 
 def sampled_paths(block: str, batch: int) -> Study:
-    """Paths of every length; the plain loop runs forward and masked backward for some, and the rest costs as much."""
+    """Paths of every length; the plain loop runs forward and masked backward for some, and the rest costs as much.
+
+    pathnet runs some pieces of the sorted paths; by products with Jacobians of residual branches the rest follows.
+    """
     shared = Shared.of(Case(110, block, EVALUATION, batch))
     data = shared.x, torch.arange(batch) % 10
-    net = shared.pathnet().net
+    drawn = [path for length in range(BLOCKS + 1) for path in drawn_paths(BLOCKS, length, DRAWN, 0)]
+    gradients = analysis.PathGradients(shared.pathnet().net, data)
+    parts = gradients.parts(as_steps(path, BLOCKS) for path in drawn)
+    some = parts[len(parts) // (2 * PARTS) :: -(-len(parts) // PARTS)]
+    followed = [path for part in some for path in part[:MOST]]
+    chosen = [[BLOCKS - 1 - i for i, through in enumerate(path) if through] for path in followed]
     eager = MaskedNet(shared.eager().net.eval().requires_grad_(False))
     masks = [torch.randperm(BLOCKS, generator=torch.Generator().manual_seed(k))[:k] for k in (9, 27, 45)]
     calls: dict[str, Callable[[], object]] = {
         CHANNELS_LAST: lambda: [eager.input_gradient(*data, mask.tolist()) for mask in masks],
-        PATHNET: lambda: analysis.gradient_by_length(net, data, DRAWN, lengths=LENGTHS),
+        PATHNET: lambda: gradients.log10_norms(chosen),
     }
-    count = len(LENGTHS) * DRAWN
-    note = f"batch {batch}; {DRAWN} paths of each sixth length, {count} in all; the plain loop ran {len(masks)}"
+    note = (
+        f"batch {batch}; {DRAWN:,} paths of each length, {products(parts):,} block products where one by one they "
+        f"are {sum(map(len, drawn)):,}; {len(followed)} paths were run, the rest follows by block products; the plain "
+        f"loop ran {len(masks)}"
+    )
 
     def check() -> None:
-        chosen = masks[0].tolist()
+        path = masks[0].tolist()
         exact = data[0][:FEW].double(), data[1][:FEW]  # in float32 a mask that flips would show
         plain = MaskedNet(shared.eager().net.eval().requires_grad_(False).double())
-        gradient, exponent = analysis.PathGradients(shared.pathnet().net.double(), exact).along(chosen)
-        expected = plain.input_gradient(*exact, chosen)
+        gradient, exponent = analysis.PathGradients(shared.pathnet().net.double(), exact).along(path)
+        expected = plain.input_gradient(*exact, path)
         assert (gradient * 2.0**exponent - expected).norm() <= 1e-10 * expected.norm()
 
-    return Study(calls, check, note, {CHANNELS_LAST: count / len(masks)})
+    factors = {CHANNELS_LAST: len(drawn) / len(masks), PATHNET: products(parts) / products(gradients.parts(followed))}
+    return Study(calls, check, note, factors)
 
 
 def spectrum(block: str, batch: int) -> Study:

@@ -11,5 +11,6 @@ def test_study(benchmark, study, rounds):
     measured = make()
     measured.check()
     race = Race(measured.calls)
+    race.warm_up(1)
     benchmark.pedantic(race.run_subject, setup=race.run_rivals, rounds=rounds)
     benchmark.extra_info.update(kind="study", name=name, note=measured.note, **measured.summary(race))

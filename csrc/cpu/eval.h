@@ -40,7 +40,8 @@ struct View {
   int64_t channels, channel, row, column;  // their number, then strides
 };
 
-// All images of a call have one shape, and `out` already has it.
+// All images of a call have one shape, and `out` already has it. The mask of an image is
+// [blocks, height, width], one bit a channel.
 struct EvalKernels {
   void (*load)(const View<const float>& from, const Image& to);
   void (*store)(const Image& from, const View<float>& to);
@@ -52,6 +53,11 @@ struct EvalKernels {
   // `in` holds phases where the convolution reads them.
   void (*convolve)(const Conv& conv, const Image* in, const Image* out, int64_t images,
                    const Epilogue& epilogue, float* workspace);
+  // The same for a 3x3 convolution of stride 1, whose results are cut: out = convolution where the
+  // bits of `masks` are set, else zero.
+  void (*convolve_masked)(const Conv& conv, const Image* in, const Image* out, int64_t images,
+                          const uint16_t* const* masks, float* workspace);
+  void (*mask)(const Image& image, const uint16_t* mask);  // in place
   void (*split_phases)(const Image& in, const Image& out);
   // out = ReLU(in * scale + shift) per channel
   void (*affine_relu)(const Image& in, const float* scale, const float* shift, const Image& out);

@@ -7,6 +7,7 @@
 #include "convolve_few.h"
 #include "eval.h"
 #include "eval_images.h"
+#include "eval_masked.h"
 #include "pixels.h"
 #include "weights.h"
 
@@ -81,6 +82,14 @@ void convolve_into(const Conv& conv, const Image* in, const Image* out, int64_t 
     Products::convolve(in, out[0], images, conv.weights, workspace, emit, conv.reads_phases());
 }
 
+void convolve_masked(const Conv& conv, const Image* in, const Image* out, int64_t images,
+                     const uint16_t* const* masks, float* workspace) {
+  const EmitMasked emit{out, masks};
+  if (conv.is_direct())
+    return convolve_directly(in, out[0], images, conv.in_channels, conv.weights, emit);
+  Products::convolve(in, out[0], images, conv.weights, workspace, emit, false);
+}
+
 void convolve_images(const Conv& conv, const Image* in, const Image* out, int64_t images,
                      const Epilogue& epilogue, float* workspace) {
   const bool add = epilogue.scales != nullptr;
@@ -109,7 +118,7 @@ void pack_conv(const Conv& conv, int64_t block, float* packed) {
 }  // namespace
 
 extern const EvalKernels PATHNET_EVAL_KERNELS = {
-    load_image,      store_image,  pack_conv,  Products::kFew, conv_workspace_floats,
-    convolve_images, split_phases, affine_relu};
+    load_image,      store_image,     pack_conv, Products::kFew, conv_workspace_floats,
+    convolve_images, convolve_masked, mask,      split_phases,   affine_relu};
 
 }  // namespace pathnet

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Operation(NamedTuple):
@@ -20,7 +20,7 @@ class Operation(NamedTuple):
     multiplier: float
 
 
-Sequenced = tuple[Operation, ...]
+Sequenced = tuple[Any, ...]  # of operations, or of whatever else can be sorted
 
 
 class Run(NamedTuple):
@@ -44,7 +44,7 @@ def shared_runs(sequences: Sequence[Sequenced]) -> list[Run]:
     while waiting:
         group, done, source, target = waiting.pop()
         first, last = sequences[group[0]], sequences[group[-1]]
-        end = _shared(first, last)
+        end = shared(first, last)
         ending = tuple(index for index in group if len(sequences[index]) == end)
         runs.append(Run(source, target, first[done:end], group[0], ending))
         rest = group[len(ending) :]  # the sorting has put what ends here first
@@ -54,7 +54,7 @@ def shared_runs(sequences: Sequence[Sequenced]) -> list[Run]:
     return runs
 
 
-def _shared(first: Sequenced, last: Sequenced) -> int:
+def shared(first: Sequenced, last: Sequenced) -> int:
     """Operations with which both begin; as first and last of a sorted group, all of it does."""
     pairs = enumerate(zip(first, last, strict=False))
     return next((i for i, (one, other) in pairs if one != other), min(len(first), len(last)))

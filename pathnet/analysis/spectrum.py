@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pathnet.analysis.tape import Scaled, Tape, TapedBlock, frozen, normalised_by, whole_route
+from pathnet.analysis.links import Link
+from pathnet.analysis.scaled import Scaled
+from pathnet.analysis.tape import Tape, TapedBlock, frozen, normalised_by, whole_route
 from pathnet.models import PathResNet
 
 
@@ -61,7 +63,7 @@ def gradient_spectrum(net: PathResNet, data: tuple[Tensor, Tensor], at: str = "i
     return Spectrum(norms, shares, gradient, mismatch)
 
 
-def _before(block: TapedBlock, behind: list[Scaled], together: int) -> list[Scaled]:
+def _before(block: Link | TapedBlock, behind: list[Scaled], together: int) -> list[Scaled]:
     """The sums before `block` from those `behind` it, `together` at a time, longest first; the latter are used up.
 
     So hardly more than one gradient of each length lives at a time.

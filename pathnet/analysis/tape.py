@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pathnet.analysis.evaluate import evaluation_mode
+from pathnet.analysis.links import Link
+from pathnet.analysis.scaled import Scaled, parted
 from pathnet.blocks import ResidualBlock
 from pathnet.gates import Gate
 from pathnet.models import PathResNet
@@ -20,20 +20,12 @@ from pathnet.samplers import Sampler
 
 COPIES = 8  # of a small batch side by side: gradients that one call pulls back
 PIXELS = 1 << 15  # of all copies together: more would hardly be faster, only larger
-TINY, HUGE = 1e-12, 1e12  # far inside float32, and far from a gradient worth rescaling
 PLACES = ("image", "stem")
 STATISTICS = ("running", "batch")
 
 
-class Scaled(NamedTuple):
-    """The gradient `values` times 2^exponent, so that products of many small Jacobians stay inside float32."""
-
-    values: Tensor  # [N, C, H, W]
-    exponent: int
-
-
 class Tape:
-    """The forward of the whole `net` over a batch `data`, as small graphs: two for each block.
+    """The forward of the whole `net` over a batch `data`, block by block: links, or else small graphs.
 
     `data` is images `[N, C, H, W]` and classes `[N]`. `at="image"` pulls gradients to the images, "stem" to the output
     of the stem. `bn` says whose statistics normalise: the "running" ones, or those of the "batch", through which the
@@ -49,17 +41,19 @@ class Tape:
             raise ValueError(f"at must be one of {PLACES} and bn one of {STATISTICS}, but they are {at!r} and {bn!r}")
         with normalised_by(net, bn), frozen(net), torch.enable_grad():
             self.copies = copies = _copies(net, x)
-            image = x.detach().repeat(copies, 1, 1, 1).requires_grad_()
+            image = _last(x.detach().repeat(copies, 1, 1, 1)).requires_grad_()
             stem = net.stem(image, update=False)
             self.to_source = _Pull(stem, image, len(x)) if at == "image" else None
-            self.blocks: list[TapedBlock] = []
-            stream = stem.detach().contiguous(memory_format=torch.channels_last)
+            self.blocks: list[Link | TapedBlock] = []
+            last = _last(stem[: len(x)].detach())
             for block, multiplier in zip(net.blocks, whole_route(net).multiplier.tolist(), strict=True):
-                self.blocks.append(TapedBlock(block, stream, multiplier, len(x)))
-                stream = self.blocks[-1].output
-            last = stream[: len(x)].requires_grad_()
+                link = Link.of(block, last, multiplier, copies)
+                self.blocks.append(link or TapedBlock(block, last, multiplier, copies))
+                last = self.blocks[-1].output
+            last = last.detach().requires_grad_()
             loss = F.cross_entropy(net.head(last, update=False), y)
-        self.from_head = Scaled(torch.autograd.grad(loss, last)[0], 0)
+        (gradient,) = torch.autograd.grad(loss, last)
+        self.from_head = Scaled(_last(gradient), 0)
 
     def at_source(self, gradients: Sequence[Scaled]) -> list[Scaled]:
         """Pull gradients from the first block's input to where they are asked for."""
@@ -69,14 +63,18 @@ class Tape:
 class TapedBlock:
     """One block y = act(h(x) + s f(x)): gradients go through f or through h, the mask of act on either way."""
 
-    def __init__(self, block: ResidualBlock, x: Tensor, multiplier: float, images: int) -> None:
-        x = x.detach().requires_grad_()
-        y = block(x, route=_route(Gate.RESIDUAL, multiplier))
-        self.output = y.detach()
-        self.residual = _Pull(y, x, images)
-        self._shortcut = None
+    def __init__(self, block: ResidualBlock, x: Tensor, multiplier: float, copies: int) -> None:
+        side_by_side = _last(x.repeat(copies, 1, 1, 1)).requires_grad_()
+        y = block(side_by_side, route=_route(Gate.RESIDUAL, multiplier))
+        self.output = y.detach()[: len(x)]
+        self._residual, self._shortcut = _Pull(y, side_by_side, len(x)), None
         if block.post_activation or not block.has_identity_shortcut:
-            self._shortcut = _Pull(block(x, route=_route(Gate.FORWARD, multiplier)), x, images)
+            around = block(side_by_side, route=_route(Gate.FORWARD, multiplier))
+            self._shortcut = _Pull(around, side_by_side, len(x))
+
+    def residual(self, gradients: Sequence[Scaled]) -> list[Scaled]:
+        """Through f."""
+        return self._residual(gradients)
 
     def shortcut(self, gradients: Sequence[Scaled]) -> list[Scaled]:
         """Through h; an identity without an activation behind it costs nothing."""
@@ -98,23 +96,14 @@ class _Pull:
 
     def _together(self, gradients: Sequence[Scaled]) -> list[Scaled]:
         values = [gradient.values for gradient in gradients]
-        idle = [torch.zeros_like(values[0])] * (self._copies - len(values))
+        idle = values[:1] * (self._copies - len(values))
         (joint,) = torch.autograd.grad(self._output, self._source, torch.cat(values + idle), retain_graph=True)
-        by_copy = joint.permute(0, 2, 3, 1).reshape(self._copies, -1)  # a view, for channels stand last
-        norms = torch.linalg.vector_norm(by_copy, dim=1).tolist()
-        parts = zip(joint.split(self._images), norms, gradients, strict=False)
-        return [_rescaled(Scaled(part, gradient.exponent), norm) for part, norm, gradient in parts]
+        return parted(_last(joint), gradients)
 
 
-def _rescaled(gradient: Scaled, norm: float) -> Scaled:
-    """A power of two costs no precision. `norm` may have under- or overflown, the largest value has not."""
-    if TINY < norm < HUGE:
-        return gradient
-    largest = gradient.values.abs().amax().item()
-    if not 0 < largest < math.inf:
-        return gradient
-    shift = math.frexp(largest)[1]
-    return Scaled(gradient.values * 2.0**-shift, gradient.exponent + shift)
+def _last(x: Tensor) -> Tensor:
+    """Channels last, as the kernels have it."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _route(gate: Gate, multiplier: float) -> Route:

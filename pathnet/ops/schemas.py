@@ -9,7 +9,7 @@ import torch
 
 from pathnet import extension
 
-SCHEMA_VERSION = 6  # compiled into the extension too; raise it with every change of a schema below
+SCHEMA_VERSION = 7  # compiled into the extension too; raise it with every change of a schema below
 
 SCHEMAS = (
     # A stage of gated blocks in evaluation, batch norm folded. csrc/cpu/stage_eval.cpp
@@ -61,6 +61,10 @@ SCHEMAS = (
     # ReLU(norm(7x7 convolution of stride 2)) and 3x3 max pooling of stride 2 in evaluation, float32.
     # y is in channels_last. norm: weight, bias, mean, variance. csrc/cpu/stem_eval.cpp
     "stem_eval(Tensor x, Tensor weight, Tensor[] norm, float eps) -> Tensor",
+    # A gradient [k N, C, H, W] back along one path: through 3x3 convolutions of stride 1, weights [C, C, 3, 3] as the
+    # backward reads them, and masks, one before the first and one behind each, int16 [N, C / 16, H, W], a bit a
+    # channel. csrc/cpu/path_bwd.cpp
+    "path_bwd(Tensor gradient, Tensor[] weights, Tensor[] masks) -> Tensor",
     # The compute capability of the kernel that runs on x's GPU, for the doctor. csrc/cuda/probe.cu
     "probe(Tensor x) -> Tensor",
     # A stage whose gates are known only when the graph runs, by the reference. pathnet/ops/stage_traced.py
