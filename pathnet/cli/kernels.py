@@ -20,7 +20,8 @@ HELP = "compile every GPU kernel for the chips named, with no GPU needed, and co
 DTYPES = ("float16", "bfloat16", "tf32", "ieee")
 COLUMNS = {
     "arch": "sm", "registers": "regs", "spill_bytes": "spill", "shared_bytes": "shared", "blocks_per_sm": "blocks",
-    "tensor_core_instructions": "tensor", "async_copy_instructions": "async", "code_bytes": "code",
+    "warps_per_sm": "warps", "tensor_core_instructions": "tensor", "scalar_share": "scalar",
+    "async_copy_instructions": "async", "code_bytes": "code",
 }  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile and print; 1 if a kernel spills, or a product that should be on the tensor cores is not."""
+    """Compile and print; 1 if a kernel is unfit: it spills, too few are resident, or its product is scalar."""
     if wrong := [name for name in args.dtypes or () if name not in DTYPES]:
         raise ValueError(f"--dtypes must be of {', '.join(DTYPES)}, got {', '.join(wrong)}")
     choice = Choice(*(None if values is None else tuple(values) for values in (args.channels, args.dtypes)))

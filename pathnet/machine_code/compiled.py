@@ -8,6 +8,12 @@ from typing import Any, NamedTuple
 
 from pathnet.machine_code import sass
 from pathnet.machine_code.chips import resident_blocks
+from pathnet.machine_code.loops import scalar_share
+
+LEAST_WARPS = 8  # that a multiprocessor must hold
+MOST_SCALAR = (
+    0.25  # prologues stay below it (docs/gpu-kernels.md); one of three products beside the tensor cores does not
+)
 
 
 class Compiled(NamedTuple):
@@ -25,6 +31,8 @@ class Compiled(NamedTuple):
     async_copy_instructions: int
     code_bytes: int
     tensor_core_exempt: str | None  # why a product need not be on the tensor cores
+    warps_per_sm: int
+    scalar_share: float  # of the multiply-adds in the loops of products, those that are not on tensor cores
 
 
 def counted(
@@ -33,10 +41,11 @@ def counted(
 ) -> Compiled:  # fmt: skip
     """Count what is in `cubin`, the machine code of the kernel `name`."""
     code = sass.read(cubin, name)
+    blocks = resident_blocks(arch, code.registers, shared_bytes, warps)
     return Compiled(
-        name, language, arch, settings, code.registers, code.spill_bytes, shared_bytes,
-        resident_blocks(arch, code.registers, shared_bytes, warps), code.count(sass.TENSOR_CORES),
-        code.count(sass.ASYNC_COPIES), sass.INSTRUCTION_BYTES * len(code.instructions), tensor_core_exempt,
+        name, language, arch, settings, code.registers, code.spill_bytes, shared_bytes, blocks,
+        code.count(sass.TENSOR_CORES), code.count(sass.ASYNC_COPIES), sass.INSTRUCTION_BYTES * len(code.instructions),
+        tensor_core_exempt, blocks * warps, round(scalar_share(code), 3),
     )  # fmt: skip
 
 
@@ -44,6 +53,12 @@ def unfit(row: Mapping[str, Any]) -> str | None:
     """What is wrong with a compiled kernel, in a sentence."""
     if row["spill_bytes"]:
         return f"{row['spill_bytes']} bytes of registers spill into memory"
-    if not row["tensor_core_exempt"] and not row["tensor_core_instructions"]:
+    if row["warps_per_sm"] < LEAST_WARPS:
+        return f"a multiprocessor holds {row['warps_per_sm']} warps, and fewer than {LEAST_WARPS} hide no latency"
+    if row["tensor_core_exempt"]:
+        return None
+    if not row["tensor_core_instructions"]:
         return "the product is not on the tensor cores"
+    if row["scalar_share"] > MOST_SCALAR:
+        return f"{row['scalar_share']:.0%} of the multiply-adds in the loop of a product are not on the tensor cores"
     return None

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pathnet import toolkit
 
-INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);")
+LINE = re.compile(r"^(\.L\w+):|/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+)?\s*([A-Z][\w.]*)\s*([^;]*);", re.MULTILINE)
 TENSOR_CORES = re.compile(r"(HMMA|HGMMA|UTCHMMA|QGMMA|UTCQMMA|DMMA)\b")
 ASYNC_COPIES = re.compile(r"(LDGSTS|UBLKCP|UTMALDG)\b")
 INSTRUCTION_BYTES = 16
@@ -21,6 +21,7 @@ INSTRUCTION_BYTES = 16
 class Instruction(NamedTuple):
     name: str  # with its modifiers, as HMMA.16816.F32
     operands: str
+    predicate: str = ""
 
 
 class Code(NamedTuple):
@@ -29,6 +30,7 @@ class Code(NamedTuple):
     registers: int
     spill_bytes: int  # of local memory, where a thread's spills and arrays go
     instructions: list[Instruction]
+    labels: dict[str, int]  # the instruction that each stands before
 
     def count(self, kind: re.Pattern[str]) -> int:
         return sum(kind.match(instruction.name) is not None for instruction in self.instructions)
@@ -41,7 +43,17 @@ def read(cubin: Path, kernel: str) -> Code:
     text = re.search(rf"^\.text\.\w*{kernel}\w*:$(.*?)(?=^\.text\.|\Z)", _run("nvdisasm", "-c", cubin), re.M | re.S)
     assert found is not None and text is not None, f"{kernel} is not in {cubin}"
     registers, stack, local = map(int, found.groups())
-    return Code(registers, stack + local, [Instruction(*match) for match in INSTRUCTION.findall(text[1])])
+    return Code(registers, stack + local, *parsed(text[1]))
+
+
+def parsed(text: str) -> tuple[list[Instruction], dict[str, int]]:
+    instructions, labels = list[Instruction](), {}
+    for label, predicate, name, operands in LINE.findall(text):
+        if label:
+            labels[label] = len(instructions)
+        else:
+            instructions.append(Instruction(name, operands, predicate))
+    return instructions, labels
 
 
 def _run(name: str, *arguments: str | Path) -> str:
