@@ -9,7 +9,7 @@ import torch
 from pathnet.gates import Gate
 from pathnet.kernels.launch import Launch, observed
 from pathnet.kernels.passes import Norm
-from pathnet.kernels.rows_eval import rows_eval
+from pathnet.kernels.rows_catalogue import meta_rows_eval, meta_rows_run
 from pathnet.kernels.stage_eval import EvalNorm, stage_eval
 from pathnet.kernels.stage_train_bwd import stage_train_bwd
 from pathnet.kernels.stage_train_fwd import BlockRun, stage_train_fwd
@@ -23,6 +23,7 @@ DTYPES = {
 }  # name -> dtype of the activations, and how float32 products are made
 GATES = (Gate.FULL, Gate.FORWARD, Gate.FORWARD, Gate.FULL, Gate.FROZEN, Gate.RESIDUAL, Gate.FORWARD, Gate.FULL)
 IMAGES, SIDE = 128, 32
+ROWS = [[Gate.FORWARD, Gate.FULL, Gate.FORWARD], [Gate.OFF] * 3, [Gate.FULL, Gate.OFF, Gate.OFF]] * (IMAGES // 3)
 
 
 def meta_run(
@@ -65,20 +66,6 @@ def meta_eval(channels: int, blocks: int, dtype: str = "float16", inputs: int | 
     return launches
 
 
-def meta_rows_eval(
-    channels: int, gates: Sequence[Sequence[int]], dtype: str = "float16", side: int = SIDE
-) -> list[Launch]:
-    """The launches of an evaluation under gates [images, blocks], as `meta_run`."""
-    stored, precision = DTYPES[dtype]
-    with torch.device("meta"):
-        weights = [torch.empty(channels, channels, 3, 3) for _ in range(2 * len(gates[0]))]
-        norms = [EvalNorm(*torch.empty(4, channels).unbind(0), 1e-5, 1.0) for _ in weights]
-        x = torch.empty((len(gates), channels, side, side), dtype=stored, memory_format=torch.channels_last)
-    with observed() as launches:
-        rows_eval(x, torch.tensor(gates), weights, norms, precision)
-    return launches
-
-
 def catalogue(channels: Sequence[int], dtypes: Sequence[str]) -> list[Launch]:
     """One launch of each distinct kernel and setting."""
     distinct: dict[tuple, Launch] = {}
@@ -96,7 +83,8 @@ def _all(channels: Sequence[int], dtypes: Sequence[str]) -> Iterator[Launch]:
             yield from meta_run(width, [Gate.FORWARD, Gate.FULL], dtype, batch_stats=False)
             yield from meta_eval(width, 1, dtype)
             yield from meta_eval(width, 1, dtype, inputs=width // 2, stride=2)
-            yield from meta_rows_eval(width, [[Gate.FULL], [Gate.OFF]] * (IMAGES // 2), dtype)
+            yield from meta_rows_eval(width, ROWS, *DTYPES[dtype])
+            yield from meta_rows_run(width, ROWS, *DTYPES[dtype])
 
 
 def _dtypes(launch: Launch) -> list[torch.dtype]:

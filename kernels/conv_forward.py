@@ -15,6 +15,7 @@ from pathnet.kernels.tiles import (
     block,
     multiply_add,
     places,
+    rows_of,
     tap_of_output,
     tile_channels,
     tile_pixels,
@@ -25,7 +26,7 @@ from pathnet.kernels.tiles import (
 @triton.jit
 def convolved(u, x, state, at, within, channels, CHANNELS: tl.constexpr, PROLOGUE: tl.constexpr):
     """What the convolution reads at `at`, float32; zero outside the image, behind batch norm too."""
-    if PROLOGUE == "input":
+    if PROLOGUE == "input" or PROLOGUE == "rows":
         value = tl.load(x + at, within, 0.0).to(tl.float32)
     else:
         value = normalised(tl.load(u + at, within, 0.0), state, channels, CHANNELS)
@@ -74,21 +75,24 @@ def product(
 
 @triton.jit
 def conv_forward(
-    u_in, x_in, state_in, merged, bits, weight, u_out, height, width, by_output, by_input, by_tap,
+    u_in, x_in, rows, state_in, merged, bits, weight, u_out, height, width, by_output, by_input, by_tap,
     slots, counter, norm_weight, norm_bias, running_mean, running_var, batches, state_out, multiplier, eps, momentum,
     count,
     IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, PROLOGUE: tl.constexpr,
-    BITS: tl.constexpr, BATCH_STATS: tl.constexpr, MOVES: tl.constexpr, PRODUCT: tl.constexpr,
+    ALIGN: tl.constexpr, BITS: tl.constexpr, BATCH_STATS: tl.constexpr, MOVES: tl.constexpr, PRODUCT: tl.constexpr,
     PRECISION: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """u_out = conv(prologue), state_out = the norm behind it."""
+    """u_out = conv(prologue), state_out = the norm behind it. "rows": images of x stand where a table says."""
     STORED: tl.constexpr = u_out.dtype.element_ty
     pixels, outputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
     if PROLOGUE == "merge":
         if tl.program_id(1) == 0:
             write_merged(u_in, x_in, state_in, merged, bits, pixels, count, IN, BLOCK_K, BITS)
+    x = x_in
+    if PROLOGUE == "rows":
+        x = rows_of(x_in, rows, pixels // (height * width), pixels < count, height * width * IN, ALIGN)
     sums = product(
-        u_in, x_in, state_in, weight, pixels, outputs, count, height, width, by_output, by_input, by_tap,
+        u_in, x, state_in, weight, pixels, outputs, count, height, width, by_output, by_input, by_tap,
         IN, OUT, STRIDE, SIDE, PROLOGUE, STORED, PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
     valid = pixels < count

@@ -47,13 +47,13 @@ def transposed_product(
 
 @triton.jit
 def inner_gradient(
-    g, u, state, slopes, weight, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier,
+    g, u, state, slopes, weight, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier, values,
     count, height, width, by_output, by_input, by_tap,
     IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, BATCH_STATS: tl.constexpr,
     PRODUCT: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """g_in: the gradient behind norm1, and the slopes and gradients of norm1."""
+    """g_in: the gradient behind norm1, and the slopes and gradients of norm1, whose statistics are of `values`."""
     pixels, inputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
     sums = transposed_product(
         g, u, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
@@ -65,7 +65,7 @@ def inner_gradient(
     gradient = tl.where(alive, sums, 0.0).to(g_in.dtype.element_ty)
     tl.store(g_in + at, gradient, within)
     finish_backward(
-        gradient.to(tl.float32), own, inputs, count, slots, counter, state_in, slopes_in, gradients_in, multiplier,
+        gradient.to(tl.float32), own, inputs, values, slots, counter, state_in, slopes_in, gradients_in, multiplier,
         IN, BATCH_STATS,
     )  # fmt: skip
 

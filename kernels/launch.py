@@ -29,12 +29,18 @@ class Launch(NamedTuple):
     reads: dict[str, int]
     writes: dict[str, int]
     multiplies: bool = False  # a product, which belongs on the tensor cores
-    touched: Mapping[str, int] = {}  # bytes of the arguments of which a part alone is read or written
+    reached: Mapping[str, Tensor] = {}  # tensors beside the arguments that a table in these leads to
+    touched: Mapping[str, int] = {}  # bytes of tensors of which a part alone is read or written
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the launch reads or writes."""
+        return {name: t for name, t in {**self.arguments, **self.reached}.items() if isinstance(t, Tensor)}
 
     def unique(self, names: dict[str, int], workspace: bool = False) -> int:
         """The bytes of these arguments, each once: all but the workspace, or the workspace alone."""
         return sum(
-            self.touched.get(name, self.arguments[name].numel() * self.arguments[name].element_size())
+            self.touched.get(name, self.tensors[name].numel() * self.tensors[name].element_size())
             for name in names
             if (name in WORKSPACE) == workspace
         )

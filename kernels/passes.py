@@ -62,6 +62,8 @@ class Source(NamedTuple):
     u: Tensor | None = None
     state: Tensor | None = None
     merged: Tensor | None = None
+    rows: Tensor | None = None  # where the images of x stand, behind x
+    align: int = 1  # of `rows`
 
 
 def wide(*tensors: Tensor | None) -> bool:
@@ -101,18 +103,19 @@ def forward_pass(
     name: str, geometry: Geometry, prologue: str, source: Source, bits: Tensor | None, join: str, weight: Tensor,
     norm: Norm, u: Tensor, state: Tensor, workspace: Workspace, precision: str,
 ) -> Launch:  # fmt: skip
-    """u = conv(source behind its prologue: "input", "norm" or "merge"), and the state of the norm behind it."""
+    """u = conv(source behind its prologue: "input", "rows", "norm" or "merge"), and the state of the norm behind it."""
     g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, u.dtype, precision)
     tiles, columns = triton.cdiv(g.pixels_out, tile.m), triton.cdiv(g.outputs, tile.n)
     arguments = {
-        "u_in": source.u, "x_in": source.x, "state_in": source.state, "merged": source.merged, "bits": bits,
-        "weight": weight, "u_out": u, **conv_arguments(g, weight),
+        "u_in": source.u, "x_in": source.x, "rows": source.rows, "state_in": source.state, "merged": source.merged,
+        "bits": bits, "weight": weight, "u_out": u, **conv_arguments(g, weight),
         **_norm_arguments(norm, state, workspace), "count": g.pixels_out,
     }  # fmt: skip
     constants = {
-        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "SIDE": g.side, "PROLOGUE": prologue, "BITS": join,
-        "BATCH_STATS": norm.batch_stats, "MOVES": norm.moves, **product(u.dtype, precision),
-        "WIDE": wide(u, source.x, source.u), "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
+        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "SIDE": g.side, "PROLOGUE": prologue,
+        "ALIGN": source.align, "BITS": join, "BATCH_STATS": norm.batch_stats, "MOVES": norm.moves,
+        **product(u.dtype, precision), "WIDE": wide(u, source.x, source.u),
+        "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
     }  # fmt: skip
     own = g.pixels_out * g.inputs if prologue == "merge" else 0
     taps = g.pairs * g.inputs * columns + own
@@ -120,7 +123,7 @@ def forward_pass(
     slots = ("slots",) if norm.batch_stats else ()
     running = ("running_mean", "running_var", "batches") if norm.moves else ()
     read_running = running if norm.batch_stats else ("running_mean", "running_var")
-    vectors = "state_in", "norm_weight", "norm_bias", *slots, *read_running
+    vectors = "rows", "state_in", "norm_weight", "norm_bias", *slots, *read_running
     reads = requested(arguments, *vectors, u_in=taps, x_in=taps, weight=weights, bits=mask * (join == "join"))
     writes = requested(arguments, "state_out", *slots, *running, merged=own, bits=mask, u_out=u.numel())
     grid = (tiles, columns)
@@ -160,14 +163,14 @@ def arrive_pass(g: Tensor, bits: Tensor, before: Before | None, g_in: Tensor, wo
 
 def inner_gradient_pass(
     name: str, geometry: Geometry, behind: Behind, weight: Tensor, before: Before, g_in: Tensor,
-    workspace: Workspace, precision: str,
+    workspace: Workspace, precision: str, values: int | None = None,
 ) -> Launch:  # fmt: skip
-    """g_in: the gradient behind the ReLU inside the branch."""
+    """g_in: the gradient behind the ReLU inside the branch; the norm there has statistics of so many `values`."""
     g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision)
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments = {
         **behind._asdict(), "weight": weight, "g_in": g_in, **_before_arguments(before, workspace),
-        "count": g.pixels_in, **conv_arguments(g, weight),
+        "values": g.pixels_in if values is None else values, "count": g.pixels_in, **conv_arguments(g, weight),
     }  # fmt: skip
     constants = {
         "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "SIDE": g.side, "BATCH_STATS": before.batch_stats,
@@ -219,18 +222,19 @@ def weight_gradient_pass(
     blocks = triton.cdiv(g.inputs, tile.i) * triton.cdiv(g.outputs, tile.o)
     own = partial[:, first : first + weight.numel()]
     arguments = {
-        **behind._asdict(), "u_in": source.u, "x_in": source.x, "state_in": source.state, "partial": own,
-        "slot_size": slot_size, "pixels_of_slot": triton.cdiv(triton.cdiv(g.pixels_out, slots), tile.p) * tile.p,
-        "count": g.pixels_out, **conv_arguments(g, weight),
+        **behind._asdict(), "u_in": source.u, "x_in": source.x, "rows": source.rows, "state_in": source.state,
+        "partial": own, "slot_size": slot_size,
+        "pixels_of_slot": triton.cdiv(triton.cdiv(g.pixels_out, slots), tile.p) * tile.p, "count": g.pixels_out,
+        **conv_arguments(g, weight),
     }  # fmt: skip
     constants = {
-        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "PROLOGUE": prologue,
+        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "PROLOGUE": prologue, "ALIGN": source.align,
         **product(behind.g.dtype, precision), "WIDE": wide(behind.g, partial, source.x, source.u), "BLOCK_P": tile.p,
         "BLOCK_I": tile.i, "BLOCK_O": tile.o,
     }  # fmt: skip
     taps = g.pairs * g.inputs * triton.cdiv(g.outputs, tile.o)
     outputs = 3 * g.pixels_out * g.outputs * triton.cdiv(g.inputs, tile.i)
-    reads = requested(arguments, "state", "slopes", "state_in", g=outputs, u=outputs, u_in=taps, x_in=taps)
+    reads = requested(arguments, "rows", "state", "slopes", "state_in", g=outputs, u=outputs, u_in=taps, x_in=taps)
     writes = requested(arguments, "partial")
     grid = (slots, 3 * blocks)
     return Launch(name, weight_gradient, grid, arguments, constants, tile.warps, tile.stages, reads, writes, True)

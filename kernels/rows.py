@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -20,13 +21,6 @@ from pathnet.kernels.settings import COPIED, WARPS
 from pathnet.kernels.traffic import requested
 
 ALIGNED = 16  # elements; what Triton asks of integers before it joins loads
-
-
-@triton.jit
-def rows_of(start, table, image, valid, size, ALIGN: tl.constexpr):
-    """Pointers [pixels, 1] that an offset into a tensor of the listed images moves to where these stand."""
-    away = tl.load(table + image, valid, 0) - image.to(tl.int64) * size
-    return (start + tl.multiple_of(away, [ALIGN]))[:, None]
 
 
 @triton.jit
@@ -60,33 +54,56 @@ class Table(NamedTuple):
 class Listed(NamedTuple):
     """Images on the host: row r of tensor t is r plus the rows of the tensors before it. All are in channels_last."""
 
-    rows: Tensor  # int64 [images]
+    rows: np.ndarray  # int64 [images]
     tensors: tuple[Tensor, ...]
 
 
-def tables(lists: Sequence[Listed]) -> list[Table]:
-    """The tables of all lists, moved to the device of their tensors at once."""
-    offsets, places = zip(*map(_offsets, lists), strict=True)
-    device = lists[0].tensors[0].device
-    moved = torch.cat(offsets).to(device, non_blocking=True).split([len(own) for own in offsets])
-    return [Table(*table) for table in zip(moved, places, map(_align, lists, offsets), strict=True)]
+def tables(lists: Sequence[Listed | np.ndarray], device: torch.device) -> list[Table]:
+    """The tables of all lists, moved to the device at once; numbers int64 of the listed images go as they are."""
+    described = [(own, (len(own),), 1) if isinstance(own, np.ndarray) else _offsets(own) for own in lists]
+    numbers, places, aligns = zip(*described, strict=True)
+    moved = torch.from_numpy(np.concatenate(numbers)).to(device, non_blocking=True)
+    parts = moved.split([len(own) for own in numbers])
+    return [Table(*table) for table in zip(parts, places, aligns, strict=True)]
 
 
-def _offsets(listed: Listed) -> tuple[Tensor, tuple[int, ...]]:
+def _offsets(listed: Listed) -> tuple[np.ndarray, tuple[int, ...], int]:
+    """The fields of a `Table`, its rows on the host."""
     start, size = listed.tensors[0], listed.tensors[0][0].numel()
-    offsets, places, first = torch.zeros_like(listed.rows), [], 0
+    offsets, places, first = np.zeros_like(listed.rows), list[int](), 0
     for tensor in listed.tensors:
         own = (listed.rows >= first) & (listed.rows < first + len(tensor))
         distance = (tensor.data_ptr() - start.data_ptr()) // start.element_size()
         offsets += own * ((listed.rows - first) * size + distance)
         places.append(int(own.sum()))
         first += len(tensor)
-    return offsets, tuple(places)
+    align = next(a for a in (ALIGNED, 8, 4, 2, 1) if size % a == 0 and not (offsets % a).any())
+    return offsets, tuple(places), align
 
 
-def _align(listed: Listed, offsets: Tensor) -> int:
-    size = listed.tensors[0][0].numel()
-    return next(align for align in (ALIGNED, 8, 4, 2, 1) if size % align == 0 and not (offsets % align).any())
+def reads_rows(launch: Launch, table: Table, **tensors: Tensor) -> Launch:
+    """The launch, whose reads of the first tensor, its argument, are of the rows that the table lists in all."""
+    shares, touched, reached = _shares(table, launch.reads, tensors)
+    return launch._replace(
+        reads=launch.reads | shares, reached={**launch.reached, **reached}, touched={**launch.touched, **touched}
+    )
+
+
+def writes_rows(launch: Launch, table: Table, **tensors: Tensor) -> Launch:
+    """As `reads_rows`."""
+    shares, touched, reached = _shares(table, launch.writes, tensors)
+    return launch._replace(
+        writes=launch.writes | shares, reached={**launch.reached, **reached}, touched={**launch.touched, **touched}
+    )
+
+
+def _shares(
+    table: Table, requested: dict[str, int], tensors: dict[str, Tensor]
+) -> tuple[dict[str, int], dict[str, int], dict[str, Tensor]]:
+    start, *others = tensors
+    row = tensors[start][0].numel() * tensors[start].element_size()
+    shares, touched = (table.shares(total, *tensors) for total in (requested[start], table.images * row))
+    return shares, touched, {name: tensors[name] for name in others}
 
 
 def copy_pass(source: Tensor, target: Tensor, table: Table) -> Launch:
@@ -95,7 +112,7 @@ def copy_pass(source: Tensor, target: Tensor, table: Table) -> Launch:
     count = table.images * size
     arguments = {"source": source, "target": target, "table": table.rows, "count": count, "size": size}
     constants = {"WIDE": wide(source), "BLOCK": COPIED}
-    moved = {name: count * source.element_size() for name in ("source", "target")}
     reads, writes = requested(arguments, "table", source=count), requested(arguments, target=count)
     grid = (triton.cdiv(count, COPIED),)
-    return Launch("copy of rows", copy_rows, grid, arguments, constants, WARPS, 1, reads, writes, touched=moved)
+    launch = Launch("copy of rows", copy_rows, grid, arguments, constants, WARPS, 1, reads, writes)
+    return writes_rows(reads_rows(launch, table, source=source), table, target=target)

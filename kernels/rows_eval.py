@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -16,22 +17,22 @@ from torch import Tensor
 from pathnet.gates import Gate
 from pathnet.kernels.launch import Launch, run
 from pathnet.kernels.passes import conv_arguments, product, wide
-from pathnet.kernels.rows import Listed, Table, copy_pass, rows_of, tables
+from pathnet.kernels.rows import Listed, Table, copy_pass, reads_rows, tables, writes_rows
 from pathnet.kernels.settings import ConvTile, conv_tile
 from pathnet.kernels.stage_eval import EvalNorm, folded_conv
 from pathnet.kernels.stage_train_fwd import empty
-from pathnet.kernels.tiles import block, tile_channels, tile_pixels
+from pathnet.kernels.tiles import block, rows_of, tile_channels, tile_pixels
 from pathnet.kernels.traffic import Geometry, requested
 
 
 @triton.jit
 def conv1_of_rows(
-    x, y, rows, weight, inner, height, width, by_output, by_input, by_tap, norm_weight, norm_bias, mean, var, eps,
+    x, rows, weight, inner, height, width, by_output, by_input, by_tap, norm_weight, norm_bias, mean, var, eps,
     multiplier, count,
     IN: tl.constexpr, OUT: tl.constexpr, ALIGN: tl.constexpr, PRODUCT: tl.constexpr, PRECISION: tl.constexpr,
     WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """inner = relu(norm(conv3x3(the listed rows))); the table reaches y from x."""
+    """inner = relu(norm(conv3x3(the listed rows of x and y)))."""
     STORED: tl.constexpr = inner.dtype.element_ty
     pixels, outputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
     valid, size = pixels < count, height * width
@@ -46,7 +47,7 @@ def conv1_of_rows(
 
 @triton.jit
 def conv2_of_rows(
-    x, y, rows, y_out, rows_out, weight, inner, height, width, by_output, by_input, by_tap, norm_weight, norm_bias,
+    x, rows, y_out, rows_out, weight, inner, height, width, by_output, by_input, by_tap, norm_weight, norm_bias,
     mean, var, eps, multiplier, count,
     IN: tl.constexpr, OUT: tl.constexpr, ALIGN: tl.constexpr, PRODUCT: tl.constexpr, PRECISION: tl.constexpr,
     WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -71,7 +72,7 @@ def rows_eval(
 ) -> Tensor:  # fmt: skip
     """x, channels_last, through blocks of gates [N, blocks], on the host, each of which runs at least one image."""
     y = torch.empty_like(x)
-    *listed, untouched = _tables(gates != Gate.OFF, x, y)
+    *listed, untouched = _tables((gates != Gate.OFF).numpy(), x, y)
     for index, (sources, targets) in enumerate(zip(listed[::2], listed[1::2], strict=True)):
         first, second = weights[2 * index : 2 * index + 2]
         one = Geometry(sources.images, x.shape[2], x.shape[3], first.shape[1], first.shape[0], 1)
@@ -84,18 +85,18 @@ def rows_eval(
     return y
 
 
-def _tables(runs: Tensor, x: Tensor, y: Tensor) -> list[Table]:
+def _tables(runs: np.ndarray, x: Tensor, y: Tensor) -> list[Table]:
     """For each column of `runs` [N, blocks] where its images stand, in x or already in y, and their rows of y.
 
     Then the rows of the images that run nothing.
     """
-    moved = torch.zeros(len(runs), dtype=torch.bool)
-    lists = []
-    for column in runs.unbind(1):
-        images = column.nonzero().flatten()
+    moved = np.zeros(len(runs), bool)
+    lists = list[Listed | np.ndarray]()
+    for column in runs.T:
+        images = column.nonzero()[0]
         lists += [Listed(images + len(x) * moved[images], (x, y)), Listed(images, (y,))]
         moved |= column
-    return tables([*lists, Listed((~moved).nonzero().flatten(), (x,))])
+    return tables([*lists, Listed((~moved).nonzero()[0], (x,))], x.device)
 
 
 def _conv1_pass(
@@ -103,13 +104,10 @@ def _conv1_pass(
     precision: str,
 ) -> Launch:  # fmt: skip
     tile = conv_tile(geometry.inputs, geometry.outputs, y.dtype, precision)
-    launch = _pass("rows: evaluation conv1", geometry, x, y, sources, weight, norm, inner, precision, tile)
-    taps = sources.shares(geometry.pairs * geometry.inputs * launch.grid[1], "x", "y")
-    reads = launch.reads | requested(launch.arguments, **taps)
-    touched = sources.shares(inner.shape[0] * x[0].numel() * x.element_size(), "x", "y")
-    return launch._replace(
-        kernel=conv1_of_rows, reads=reads, writes=requested(launch.arguments, "inner"), touched=touched
-    )
+    launch = _pass("rows: evaluation conv1", geometry, x, sources, weight, norm, inner, precision, tile)
+    reads = launch.reads | requested(launch.arguments, x=geometry.pairs * geometry.inputs * launch.grid[1])
+    launch = launch._replace(kernel=conv1_of_rows, reads=reads, writes=requested(launch.arguments, "inner"))
+    return reads_rows(launch, sources, x=x, y=y)
 
 
 def _conv2_pass(
@@ -118,29 +116,29 @@ def _conv2_pass(
 ) -> Launch:  # fmt: skip
     tile = conv_tile(geometry.inputs, geometry.outputs, y.dtype, precision)
     tile = tile._replace(m=64)  # pointers of the skip and of y stand in registers beside the sums
-    launch = _pass("rows: evaluation conv2", geometry, x, y, sources, weight, norm, inner, precision, tile)
+    launch = _pass("rows: evaluation conv2", geometry, x, sources, weight, norm, inner, precision, tile)
     arguments = launch.arguments | {"y_out": y, "rows_out": targets.rows}
     own, taps = inner.shape[0] * x[0].numel(), geometry.pairs * geometry.inputs * launch.grid[1]
-    reads = launch.reads | requested(arguments, "rows_out", inner=taps, **sources.shares(own, "x", "y"))
-    touched = sources.shares(own * x.element_size(), "x", "y") | {"y_out": own * x.element_size()}
-    return launch._replace(
-        kernel=conv2_of_rows, arguments=arguments, reads=reads, writes=requested(arguments, y_out=own), touched=touched
+    reads = launch.reads | requested(arguments, "rows_out", inner=taps, x=own)
+    launch = launch._replace(
+        kernel=conv2_of_rows, arguments=arguments, reads=reads, writes=requested(arguments, y_out=own)
     )
+    return writes_rows(reads_rows(launch, sources, x=x, y=y), targets, y_out=y)
 
 
 def _pass(
-    name: str, geometry: Geometry, x: Tensor, y: Tensor, sources: Table, weight: Tensor, norm: EvalNorm, inner: Tensor,
+    name: str, geometry: Geometry, x: Tensor, sources: Table, weight: Tensor, norm: EvalNorm, inner: Tensor,
     precision: str, tile: ConvTile,
 ) -> Launch:  # fmt: skip
     """What both convolutions have in common."""
     g = geometry
     arguments = {
-        "x": x, "y": y, "rows": sources.rows, "weight": weight, "inner": inner, **conv_arguments(g, weight),
+        "x": x, "rows": sources.rows, "weight": weight, "inner": inner, **conv_arguments(g, weight),
         "norm_weight": norm.weight, "norm_bias": norm.bias, "mean": norm.mean, "var": norm.var, "eps": norm.eps,
         "multiplier": norm.multiplier, "count": g.pixels_out,
     }  # fmt: skip
     constants = {
-        "IN": g.inputs, "OUT": g.outputs, "ALIGN": sources.align, **product(y.dtype, precision),
+        "IN": g.inputs, "OUT": g.outputs, "ALIGN": sources.align, **product(x.dtype, precision),
         "WIDE": wide(x, inner), "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
     }  # fmt: skip
     grid = triton.cdiv(g.pixels_out, tile.m), triton.cdiv(g.outputs, tile.n)

@@ -59,7 +59,7 @@ def stage_train_bwd(
     shapes, gates = list(blocks.geometry(x.shape[0], x.shape[2], x.shape[3])), blocks.gates
     slopes = grad_y.new_empty((2 * len(gates), 2, shapes[0][1].outputs), dtype=torch.float32)
     space = workspace(x, shapes[0][0].pixels_in, max(shapes[0][1].outputs, x.shape[1]))
-    partial, columns = _partial_sums(blocks, shapes, grad_y, needs_weights)
+    partial, columns = partial_sums(blocks, shapes, grad_y, needs_weights)
     state = _Run(blocks, shapes, kept, slopes, torch.empty_like(slopes), space, partial, columns)
     block = before(gates, len(gates))
     g, bits = torch.empty_like(grad_y), kept[-1]
@@ -79,7 +79,12 @@ def stage_train_bwd(
         grad_skip = g
     else:
         grad_x = g
-    return Gradients(grad_x if needs_x else None, grad_skip if needs_skip else None, _summed(state), state.gradients)
+    return Gradients(
+        grad_x if needs_x else None,
+        grad_skip if needs_skip else None,
+        summed(state.partial, state.blocks.weights[0]),
+        state.gradients,
+    )
 
 
 def _inner(state: _Run, block: int, g: Tensor, x: Tensor) -> Behind:
@@ -130,7 +135,7 @@ def _norm_before(state: _Run, index: int, u: Tensor, of_norm: Tensor) -> Before:
 # ---- weight gradients ------------------------------------------------------------------------------------------------
 
 
-def _partial_sums(
+def partial_sums(
     blocks: BlockRun, shapes: Sequence[tuple[Geometry, Geometry]], like: Tensor, needs: Sequence[bool]
 ) -> tuple[Tensor | None, dict[int, int]]:
     """Slots for all weights of the run, float32 [slots, weights], and each convolution's first column."""
@@ -159,9 +164,10 @@ def _weight_gradient(state: _Run, index: int, behind: Behind, prologue: str, sou
     )  # fmt: skip
 
 
-def _summed(state: _Run) -> Tensor | None:
-    if state.partial is None:
+def summed(partial: Tensor | None, like: Tensor) -> Tensor | None:
+    """The weight gradients of a run, in the dtype of one of its weights."""
+    if partial is None:
         return None
-    total = torch.empty(state.partial.shape[1], dtype=state.blocks.weights[0].dtype, device=state.partial.device)
-    run(sum_slots_pass(state.partial, total))
+    total = torch.empty(partial.shape[1], dtype=like.dtype, device=partial.device)
+    run(sum_slots_pass(partial, total))
     return total

@@ -59,6 +59,16 @@ def block(pixels, channels, inside, CHANNELS: tl.constexpr):
 
 
 @triton.jit
+def rows_of(start, table, image, valid, size, ALIGN: tl.constexpr):
+    """Pointers [pixels, 1] that an offset into a tensor of the listed images moves to where these stand.
+
+    `table` says how many elements behind `start` each image stands, multiples of ALIGN; an image has `size` elements.
+    """
+    away = tl.load(table + image, valid, 0) - image.to(tl.int64) * size
+    return (start + tl.multiple_of(away, [ALIGN]))[:, None]
+
+
+@triton.jit
 def weight_tile(weight, outputs, inputs, tap, by_output, by_input, by_tap, OUT: tl.constexpr, IN: tl.constexpr):
     """weight[outputs, inputs, tap]; one of the two is a column and the other a row."""
     inside = (outputs < OUT) & (inputs < IN)

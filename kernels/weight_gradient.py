@@ -7,7 +7,7 @@ import triton.language as tl
 
 from pathnet.kernels.conv_forward import convolved
 from pathnet.kernels.norm import norm_backward
-from pathnet.kernels.tiles import block, multiply_add, places, tap_of_output
+from pathnet.kernels.tiles import block, multiply_add, places, rows_of, tap_of_output
 
 
 @triton.jit
@@ -25,12 +25,16 @@ def _tap_product(
 
 @triton.jit
 def weight_gradient(
-    g, u, state, slopes, u_in, x_in, state_in, partial, slot_size, pixels_of_slot, count, height, width, by_output,
-    by_input, by_tap,
-    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, PROLOGUE: tl.constexpr, PRODUCT: tl.constexpr,
-    PRECISION: tl.constexpr, WIDE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_O: tl.constexpr,
+    g, u, state, slopes, u_in, x_in, rows, state_in, partial, slot_size, pixels_of_slot, count, height, width,
+    by_output, by_input, by_tap,
+    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, PROLOGUE: tl.constexpr, ALIGN: tl.constexpr,
+    PRODUCT: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_I: tl.constexpr,
+    BLOCK_O: tl.constexpr,
 ):  # fmt: skip
-    """partial[slot]: the sum over its pixels of input times norm backward of g, for the three taps of a row."""
+    """partial[slot]: the sum over its pixels of input times norm backward of g, for the three taps of a row.
+
+    PROLOGUE "rows": images of x stand where a table says.
+    """
     STORED: tl.constexpr = g.dtype.element_ty
     TILES_O: tl.constexpr = (OUT + BLOCK_O - 1) // BLOCK_O
     tap, tile, slot = tl.program_id(1) % 3 * 3, tl.program_id(1) // 3, tl.program_id(0)
@@ -50,16 +54,19 @@ def weight_gradient(
         gradient, value = tl.load(g + at, within, 0.0), tl.load(u + at, within, 0.0)
         gradient = tl.where(within, norm_backward(gradient, value, state, slopes, outputs, OUT), 0.0)
         image, row, column = places(pixels, (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE)
+        x = x_in
+        if PROLOGUE == "rows":
+            x = rows_of(x_in, rows, image, valid, height * width * IN, ALIGN)
         left = _tap_product(
-            left, gradient, u_in, x_in, state_in, image, row, column, valid, tap, inputs, height, width,
+            left, gradient, u_in, x, state_in, image, row, column, valid, tap, inputs, height, width,
             IN, STRIDE, PROLOGUE, STORED, PRODUCT, PRECISION,
         )  # fmt: skip
         middle = _tap_product(
-            middle, gradient, u_in, x_in, state_in, image, row, column, valid, tap + 1, inputs, height, width,
+            middle, gradient, u_in, x, state_in, image, row, column, valid, tap + 1, inputs, height, width,
             IN, STRIDE, PROLOGUE, STORED, PRODUCT, PRECISION,
         )  # fmt: skip
         right = _tap_product(
-            right, gradient, u_in, x_in, state_in, image, row, column, valid, tap + 2, inputs, height, width,
+            right, gradient, u_in, x, state_in, image, row, column, valid, tap + 2, inputs, height, width,
             IN, STRIDE, PROLOGUE, STORED, PRODUCT, PRECISION,
         )  # fmt: skip
     at = partial + slot * slot_size + inputs[:, None] * by_input + outputs[None, :] * by_output + tap * by_tap

@@ -157,7 +157,7 @@ def test_what_is_refused_says_why():
     ):
         assert sentence in why(stage, wrong)
     assert "not a basic block" in why(make_stage("preact").train().to(DEVICE), x)
-    assert "differ from image to image" in why(stage, x, route_of([[1, 1, 1], [1, 0, 1]]))
+
     stage[2].bn2.weight.data = torch.ones(32, device=DEVICE)[::2]
     assert "side by side" in why(stage, x)
     stage[1].bn1.momentum = None

@@ -68,8 +68,8 @@ def requests(launches: list[Launch]) -> Iterator[Counter]:
         if not addresses.size:
             return
         index, launch = len(launches) - 1, launches[-1]
-        for name, t in launch.arguments.items():
-            if isinstance(t, torch.Tensor) and t.numel() and (kind, name) in _sides(launch):
+        for name, t in launch.tensors.items():
+            if t.numel() and (kind, name) in _sides(launch):
                 begin = t.data_ptr()
                 end = begin + t.untyped_storage().nbytes() - t.storage_offset() * t.element_size()
                 hits = (addresses >= begin) & (addresses < end)
@@ -95,7 +95,7 @@ def assert_requested(launches: list[Launch], counted: Counter, least: int) -> No
     for index, launch in enumerate(launches):
         for kind, sides in (("read", launch.reads), ("write", launch.writes)):
             for name, claimed in sides.items():
-                if launch.arguments[name].numel() > 1000:
+                if launch.tensors[name].numel() > 1000:
                     assert counted[index, name, kind] == claimed, (launch.name, name, kind)
                     checked += 1
     assert checked >= least

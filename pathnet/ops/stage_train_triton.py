@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pathnet.gates import Gate
 from pathnet.ops.eval_blocks import unfit_geometry
+from pathnet.ops.rows_train_triton import rows_train_triton_run
 from pathnet.ops.stage_train_forms import BASIC, form_of
-from pathnet.ops.stage_train_runs import stage_in_runs, unfit_route, unfit_transform
+from pathnet.ops.stage_train_runs import Gated, differs, stage_in_runs, unfit_rows, unfit_transform
 from pathnet.ops.stage_train_triton_run import stage_train_triton_run
 from pathnet.ops.triton_calls import DTYPES, unfit_device, unfit_input
 from pathnet.reference import Block, Conv, Norm
@@ -18,12 +20,18 @@ from pathnet.route import Route
 
 def stage_train_triton(x: Tensor, blocks: Sequence[Block], route: Route | None) -> Tensor:
     """`stage_train` for calls that `supports_triton` has accepted, x [N, C, H, W]."""
-    return stage_in_runs(x, blocks, route, stage_train_triton_run)
+    return stage_in_runs(x, blocks, route, _run)
+
+
+def _run(x: Tensor, skip: Tensor | None, blocks: list[Gated]) -> Tensor:
+    if any(isinstance(step.gate, Tensor) for _, step in blocks):
+        return rows_train_triton_run(x, blocks)  # without a skip, since such a block stands alone with it
+    return stage_train_triton_run(x, skip, blocks)
 
 
 def supports_triton(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:
     """Why the Triton kernels cannot train these blocks, in a sentence; None if they can."""
-    return unfit_route(route) or supports_blocks(x, blocks)
+    return unfit_rows(route) or supports_blocks(x, blocks) or _unfit_gates(x, blocks, route)
 
 
 def supports_blocks(x: Tensor, blocks: Sequence[Block]) -> str | None:
@@ -36,6 +44,17 @@ def supports_blocks(x: Tensor, blocks: Sequence[Block]) -> str | None:
         or next(unfit, None)
         or _unfit_values(x, blocks)
     )
+
+
+def _unfit_gates(x: Tensor, blocks: Sequence[Block], route: Route | None) -> str | None:
+    """What gates of each image ask for that these kernels do not sum up."""
+    if route is None or not differs(route.gates):
+        return None
+    train = (route.gates == Gate.FULL) | (route.gates == Gate.RESIDUAL)
+    if bool(((route.gates == Gate.FROZEN).any(0) & train.any(0)).any()):
+        return "a block is FROZEN for one image and trained by another, and these kernels sum both up alike"
+    images = (route.gates != Gate.OFF).sum(0).tolist()
+    return _few_values(x, blocks, images)
 
 
 def unfit_block(x: Tensor, block: Block) -> str | None:
@@ -68,15 +87,21 @@ def _unfit_norm(norm: Norm) -> str | None:
     return None
 
 
-def _unfit_values(x: Tensor, blocks: Sequence[Block]) -> str | None:
-    """Batch statistics need two values a channel; the reference raises the error."""
+def _few_values(x: Tensor, blocks: Sequence[Block], images: Sequence[int]) -> str | None:
+    """Batch statistics need two values a channel in each block, over its images; the reference raises the error."""
     h, w = x.shape[2:]
-    for block in blocks:
+    for block, count in zip(blocks, images, strict=True):
         convs = [layer for layer in block.residual if isinstance(layer, Conv)]
         h, w = -(-h // convs[0].stride[0]), -(-w // convs[0].stride[0])
         norms = [layer for layer in block.residual if isinstance(layer, Norm)]
-        if len(x) * h * w < 2 and any(norm.batch_stats for norm in norms):
+        if 0 < count * h * w < 2 and any(norm.batch_stats for norm in norms):
             return "batch statistics need at least two values a channel"
+    return None
+
+
+def _unfit_values(x: Tensor, blocks: Sequence[Block]) -> str | None:
+    if reason := _few_values(x, blocks, [len(x)] * len(blocks)):
+        return reason
     if len({layer.weight.dtype for block in blocks for layer in block.residual if isinstance(layer, Conv)}) > 1:
         return "the convolutions of the stage have weights of several dtypes"
     return None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # Triton may be missing: then nobody calls these ops
     from pathnet.kernels.stage_train_fwd import BlockRun
 
 
-def _block_run(
+def block_run(
     weights: Sequence[Tensor], norms: Sequence[Tensor], running: Sequence[Tensor | None], blocks: Sequence[int],
     scales: Sequence[float], flags: Sequence[bool], constants: Sequence[float], precision: str,
 ) -> BlockRun:  # fmt: skip
@@ -36,14 +36,14 @@ def _fwd(x, skip, weights, norms, running, *rest):
     from pathnet.kernels.stage_train_fwd import stage_train_fwd
 
     with torch.cuda.device_of(x):
-        y, kept = stage_train_fwd(x, skip, _block_run(weights, norms, running, *rest))
+        y, kept = stage_train_fwd(x, skip, block_run(weights, norms, running, *rest))
     return y, [t for t in kept if t is not None]
 
 
 def _fwd_fake(x, skip, weights, norms, running, *rest):
     from pathnet.kernels.stage_train_fwd import empty, kept_tensors
 
-    run = _block_run(weights, norms, running, *rest)
+    run = block_run(weights, norms, running, *rest)
     shapes = list(run.geometry(x.shape[0], *x.shape[2:]))
     return empty(x, shapes[-1][1]), [t for t in kept_tensors(run.gates, x, shapes) if t is not None]
 
@@ -53,7 +53,7 @@ def _bwd(grad_y, x, saved, weights, norms, *rest):
     from pathnet.kernels.stage_train_fwd import keeps
 
     *layout, has_skip, needs = rest
-    run, rows = _block_run(weights, norms, [None] * (3 * len(norms) // 2), *layout), iter(saved)
+    run, rows = block_run(weights, norms, [None] * (3 * len(norms) // 2), *layout), iter(saved)
     kept = [next(rows) if keep else None for keep in keeps(run.gates)]
     grad_y = grad_y.contiguous(memory_format=torch.channels_last)
     with torch.cuda.device_of(x):

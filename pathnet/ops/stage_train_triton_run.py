@@ -36,7 +36,7 @@ class _StageTrainTritonRun(torch.autograd.Function):
     def forward(ctx, x: Tensor, skip: Tensor | None, run: Run, precision: str, *params: Tensor):
         layout, gates = run.layout, run.layout.blocks[2::3]
         weights, norms = params[: len(run.weights)], params[len(run.weights) :]
-        running = list(_with_counters(run))
+        running = list(with_counters(run))
         y, saved = torch.ops.pathnet.stage_train_triton_fwd(
             x, skip, weights, norms, running, _strides_and_gates(run), *layout[1:], precision
         )
@@ -59,7 +59,7 @@ class _StageTrainTritonRun(torch.autograd.Function):
                 grad_y, x, list(kept), weights, run.norms, _strides_and_gates(run), *run.layout[1:],
                 ctx.precision, ctx.has_skip, needs,
             )  # fmt: skip
-        grads = _unpacked(iter(found), needs, weights, run.norms)
+        grads = unpacked(iter(found), needs, weights, run.norms)
         grad_x, grad_skip, *others = differentiable_once(list(grads))
         return grad_x, grad_skip, None, None, *others
 
@@ -68,13 +68,13 @@ def _strides_and_gates(run: Run) -> list[int]:
     return [number for index, number in enumerate(run.layout.blocks) if index % 3]
 
 
-def _with_counters(run: Run) -> Iterator[Tensor]:
+def with_counters(run: Run) -> Iterator[Tensor]:
     """Mean, variance and counter of each norm."""
     for index, counter in enumerate(run.counters):
         yield from (*run.running[2 * index : 2 * index + 2], counter)
 
 
-def _unpacked(
+def unpacked(
     found: Iterator[Tensor], needs: Sequence[bool], weights: Sequence[Tensor], norms: Sequence[Tensor]
 ) -> Iterator[Tensor | None]:
     """The gradients of x, skip, weights and norms, where needed, out of the op's few tensors."""
