@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import triton
 import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
@@ -31,6 +32,8 @@ class Launch(NamedTuple):
     multiplies: bool = False  # a product, which belongs on the tensor cores
     reached: Mapping[str, Tensor] = {}  # tensors beside the arguments that a table in these leads to
     touched: Mapping[str, int] = {}  # bytes of tensors of which a part alone is read or written
+
+    gate: Tensor | None = None  # int32, one number on the device: where it is 0 the kernel does nothing
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -63,11 +66,27 @@ def run(launch: Launch) -> None:
     """Launch the kernel on the current stream."""
     for launches in _observers:
         launches.append(launch)
-    tensors = [value for value in launch.arguments.values() if isinstance(value, Tensor)]
-    if not tensors[0].is_meta:
-        launch.kernel[launch.grid](
-            **launch.arguments, **launch.constants, num_warps=launch.warps, num_stages=launch.stages
-        )
+    if next(iter(launch.tensors.values())).is_meta:
+        return
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    if launch.gate is None:
+        launch.kernel[launch.grid](**launch.arguments, **launch.constants, **options)
+    else:
+        gated[launch.grid](launch.gate, launch.kernel, *_in_order(launch), **options)
+
+
+@triton.jit
+def gated(gate, KERNEL: tl.constexpr, arguments, CONSTANTS: tl.constexpr):
+    """KERNEL, where the gate is not 0."""
+    if tl.load(gate) != 0:
+        KERNEL(*arguments, *CONSTANTS)
+
+
+def _in_order(launch: Launch) -> tuple[tuple, tuple]:
+    """Arguments and constants as the parameters of the kernel stand, which end with the constants."""
+    names = launch.kernel.arg_names
+    arguments = tuple(launch.arguments[name] for name in names if name not in launch.constants)
+    return arguments, tuple(launch.constants[name] for name in names if name in launch.constants)
 
 
 def product_dtype(stored: tl.dtype) -> tl.dtype:

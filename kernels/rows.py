@@ -77,8 +77,12 @@ def _offsets(listed: Listed) -> tuple[np.ndarray, tuple[int, ...], int]:
         offsets += own * ((listed.rows - first) * size + distance)
         places.append(int(own.sum()))
         first += len(tensor)
-    align = next(a for a in (ALIGNED, 8, 4, 2, 1) if size % a == 0 and not (offsets % a).any())
-    return offsets, tuple(places), align
+    return offsets, tuple(places), align_of(size, *offsets)
+
+
+def align_of(*elements: int) -> int:
+    """The largest power of 2, up to what Triton asks for, that divides all of them."""
+    return next(align for align in (ALIGNED, 8, 4, 2, 1) if not any(number % align for number in elements))
 
 
 def reads_rows(launch: Launch, table: Table, **tensors: Tensor) -> Launch:

@@ -57,6 +57,12 @@ SCHEMAS = (
     # x and all weights in a row, as `needs` asks, then those of the norms. kernels/rows_train_bwd.py
     "rows_train_triton_bwd(Tensor grad_y, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] norms, int[] gates,"
     " float[] scales, bool[] norm_flags, float[] norm_constants, str precision, bool[] needs) -> Tensor[]",
+    # The same where gates (OFF, FULL, FORWARD) are int8 [blocks] on the device. kernels/masked_train.py
+    "masked_train_triton_fwd(Tensor x, Tensor gates, Tensor[] weights, Tensor[] norms, Tensor(a!)[] running,"
+    " float[] scales, bool[] norm_flags, float[] norm_constants, str precision) -> (Tensor y, Tensor[] saved)",
+    # x, the weights that `needs` asks for in a row, and the norms: zeros where a block is not FULL.
+    "masked_train_triton_bwd(Tensor grad_y, Tensor x, Tensor gates, Tensor[] saved, Tensor[] weights, Tensor[] norms,"
+    " float[] scales, bool[] norm_flags, float[] norm_constants, str precision, bool[] needs) -> Tensor[]",
     # Batch norm, ReLU and 3x3 max pooling of stride 2, float32, u and y in channels_last. csrc/cpu/stem_train.cpp
     # norm: weight, bias; running: mean, variance, which moves in place if `update`; winners: a byte a value of y.
     "stem_train_fwd(Tensor u, Tensor[] norm, Tensor(a!)[] running, bool batch_stats, bool update, float eps,"

@@ -1,0 +1,90 @@
+"""CUDA graphs of training steps on the Triton kernels: with gates on the host, and with gates on the device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import make_stage, specs
+from training_cases import route_of, step
+
+from pathnet import use_backend
+from pathnet.ops.stage_train import stage_train
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+SCALES = [1.0, 0.5, 2.0]
+
+
+def captured(function):
+    """A graph of `function`, compiled and warmed up before, and what it returned."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = function()
+    return graph, results
+
+
+@pytest.fixture
+def stage():
+    stage = make_stage("basic", stride=1, blocks=len(SCALES)).train().cuda()
+    for module in stage.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0  # running statistics stay, so that every replay is the same step
+    return stage
+
+
+@pytest.fixture
+def x():
+    return torch.rand(4, 16, 9, 8, device="cuda").contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+def gradients(y, x, stage):
+    incoming = torch.linspace(-1, 2, y.numel(), dtype=y.dtype, device=y.device).sin().view(y.shape)
+    return torch.autograd.grad(y, [x, *stage.parameters()], incoming, allow_unused=True)
+
+
+def assert_as(results, stage, x, gates) -> None:
+    y, grads = results
+    expected = step("triton", stage, x, route_of(gates, SCALES))
+    torch.testing.assert_close(y, expected["y"])
+    for name, grad in zip(["x", *dict(stage.named_parameters())], grads, strict=True):
+        wanted = expected[name]
+        if grad is not None:
+            torch.testing.assert_close(grad, torch.zeros_like(grad) if wanted is None else wanted)
+
+
+def test_a_step_of_gates_on_the_host(stage, x):
+    gates = [1, 2, 1]
+
+    def training_step():
+        with use_backend("triton"):
+            y = stage_train(x, specs(stage), route_of(gates, SCALES), zero_unused=False)
+        return y, gradients(y, x, stage)
+
+    graph, results = captured(training_step)
+    for _ in range(3):
+        with torch.no_grad():
+            x.copy_(torch.rand_like(x))
+        graph.replay()
+        assert_as(results, stage, x, gates)
+
+
+def test_one_graph_serves_changing_gates_on_the_device(stage, x):
+    from pathnet.ops.masked_train_triton import masked_train_triton
+
+    gates = torch.ones(len(SCALES), dtype=torch.int8, device="cuda")
+
+    def training_step():
+        y = masked_train_triton(x, specs(stage), gates, SCALES)
+        return y, gradients(y, x, stage)
+
+    graph, results = captured(training_step)
+    for own in ([1, 1, 1], [1, 0, 2], [0, 0, 0], [2, 1, 0], [0, 0, 1]):
+        gates.copy_(torch.tensor(own, dtype=torch.int8))
+        graph.replay()
+        assert_as(results, stage, x, own)
