@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from pathnet.gates import Gate
+from pathnet.kernels.block_run import BlockRun
 from pathnet.kernels.launch import Launch, observed
 from pathnet.kernels.passes import Norm
 from pathnet.kernels.rows_catalogue import meta_rows_eval, meta_rows_run
 from pathnet.kernels.stage_eval import EvalNorm, stage_eval
 from pathnet.kernels.stage_train_bwd import stage_train_bwd
-from pathnet.kernels.stage_train_fwd import BlockRun, stage_train_fwd
+from pathnet.kernels.stage_train_fwd import stage_train_fwd
+from pathnet.kernels.stage_train_preact_bwd import stage_train_preact_bwd
+from pathnet.kernels.stage_train_preact_fwd import stage_train_preact_fwd
 
 CHANNELS = (16, 32, 64, 128)  # each block size of the table, and one with several blocks of channels
 DTYPES = {
@@ -24,41 +27,63 @@ DTYPES = {
 GATES = (Gate.FULL, Gate.FORWARD, Gate.FORWARD, Gate.FULL, Gate.FROZEN, Gate.RESIDUAL, Gate.FORWARD, Gate.FULL)
 IMAGES, SIDE = 128, 32
 ROWS = [[Gate.FORWARD, Gate.FULL, Gate.FORWARD], [Gate.OFF] * 3, [Gate.FULL, Gate.OFF, Gate.OFF]] * (IMAGES // 3)
+DEPTHS = {"basic": 2, "preact": 2, "bottleneck": 3}  # convolutions of a block
+TRAINING = {
+    "basic": (stage_train_fwd, stage_train_bwd),
+    "preact": (stage_train_preact_fwd, stage_train_preact_bwd),
+    "bottleneck": (stage_train_fwd, stage_train_bwd),
+}  # the forward and the backward of a run
 
 
 def meta_run(
     channels: int, gates: Sequence[int], dtype: str = "float16", inputs: int | None = None, stride: int = 1,
-    batch_stats: bool = True, images: int = IMAGES, side: int = SIDE,
+    batch_stats: bool = True, images: int = IMAGES, side: int = SIDE, form: str = "basic",
 ) -> list[Launch]:  # fmt: skip
-    """The launches of a training step of a run of blocks on tensors without memory, weights in float32."""
-    first = channels if inputs is None else inputs
+    """The launches of a training step of a run of blocks on tensors without memory, weights in float32.
+
+    `channels` are those of the blocks' values, 4 times those inside of a bottleneck.
+    """
+    first, depth = channels if inputs is None else inputs, DEPTHS[form]
     stored, precision = DTYPES[dtype]
     with torch.device("meta"):
-        weights = [torch.empty(channels, first if i == 0 else channels, 3, 3) for i in range(2 * len(gates))]
+        weights = [torch.empty(shape) for shape in _weight_shapes(form, channels, first, len(gates))]
         norms = [
-            Norm(*torch.empty(4, channels).unbind(0), torch.empty((), dtype=torch.int64), 1e-5, 0.1, 1.0, batch_stats,
-                 batch_stats and gates[i // 2] != Gate.FROZEN)
-            for i in range(2 * len(gates))
+            Norm(*torch.empty(4, count).unbind(0), torch.empty((), dtype=torch.int64), 1e-5, 0.1, 1.0, batch_stats,
+                 batch_stats and gates[i // depth] != Gate.FROZEN)
+            for i, count in enumerate(len(w) if form != "preact" else w.shape[1] for w in weights)
         ]  # fmt: skip
         x = torch.empty((images, first, side, side), dtype=stored, memory_format=torch.channels_last)
     strides = [stride] + [1] * (len(gates) - 1)
-    blocks = BlockRun(weights, norms, strides, [int(gate) for gate in gates], precision)
-    needs_weights = [gates[i // 2] in (Gate.FULL, Gate.RESIDUAL) for i in range(len(weights))]
+    blocks = BlockRun(weights, norms, strides, [int(gate) for gate in gates], [1.0] * len(gates), precision)
+    needs_weights = [gates[i // depth] in (Gate.FULL, Gate.RESIDUAL) for i in range(len(weights))]
     skip = None if stride == 1 else x.new_empty((images, channels, -(-side // stride), -(-side // stride)))
+    forward, backward = TRAINING[form]
     with observed() as launches:
-        y, kept = stage_train_fwd(x, skip, blocks)
-        stage_train_bwd(y, x, kept, blocks, skip is not None, True, skip is not None, needs_weights)
+        y, kept = forward(x, skip, blocks)
+        backward(y, x, kept, blocks, skip is not None, True, skip is not None, needs_weights)
     return launches
 
 
-def meta_eval(channels: int, blocks: int, dtype: str = "float16", inputs: int | None = None, stride: int = 1,
-              images: int = IMAGES, side: int = SIDE) -> list[Launch]:  # fmt: skip
+def _weight_shapes(form: str, channels: int, inputs: int, blocks: int) -> Iterator[tuple[int, int, int, int]]:
+    for block in range(blocks):
+        first = inputs if block == 0 else channels
+        if form == "bottleneck":
+            inner = channels // 4
+            yield from ((inner, first, 1, 1), (inner, inner, 3, 3), (channels, inner, 1, 1))
+        else:
+            yield from ((channels, first, 3, 3), (channels, channels, 3, 3))
+
+
+def meta_eval(
+    channels: int, blocks: int, dtype: str = "float16", inputs: int | None = None, stride: int = 1,
+    images: int = IMAGES, side: int = SIDE, form: str = "basic",
+) -> list[Launch]:  # fmt: skip
     """The launches of an evaluation of a run of blocks, as `meta_run`."""
     first = channels if inputs is None else inputs
     stored, precision = DTYPES[dtype]
     with torch.device("meta"):
-        weights = [torch.empty(channels, first if i == 0 else channels, 3, 3) for i in range(2 * blocks)]
-        norms = [EvalNorm(*torch.empty(4, channels).unbind(0), 1e-5, 1.0) for _ in range(2 * blocks)]
+        weights = [torch.empty(shape) for shape in _weight_shapes(form, channels, first, blocks)]
+        norms = [EvalNorm(*torch.empty(4, len(weight)).unbind(0), 1e-5, 1.0) for weight in weights]
         x = torch.empty((images, first, side, side), dtype=stored, memory_format=torch.channels_last)
     skip = None if stride == 1 else x.new_empty((images, channels, -(-side // stride), -(-side // stride)))
     with observed() as launches:
@@ -85,6 +110,17 @@ def _all(channels: Sequence[int], dtypes: Sequence[str]) -> Iterator[Launch]:
             yield from meta_eval(width, 1, dtype, inputs=width // 2, stride=2)
             yield from meta_rows_eval(width, ROWS, *DTYPES[dtype])
             yield from meta_rows_run(width, ROWS, *DTYPES[dtype])
+            yield from _other_forms(width, dtype)
+
+
+def _other_forms(width: int, dtype: str) -> Iterator[Launch]:
+    """Pre-activation blocks, and bottlenecks whose 3x3 convolution has `width` channels."""
+    yield from meta_run(width, GATES, dtype, form="preact")
+    yield from meta_run(width, [Gate.FULL, Gate.FULL], dtype, inputs=width // 2, stride=2, form="preact")
+    yield from meta_run(width, [Gate.FORWARD, Gate.FULL], dtype, batch_stats=False, form="preact")
+    yield from meta_run(4 * width, GATES, dtype, form="bottleneck")
+    yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, inputs=2 * width, stride=2, form="bottleneck")
+    yield from meta_eval(4 * width, 1, dtype, form="bottleneck")
 
 
 def _dtypes(launch: Launch) -> list[torch.dtype]:

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 from pathnet.kernels.bits import load_bits
-from pathnet.kernels.norm import finish_backward, norm_backward, normalised
+from pathnet.kernels.entering import entering
+from pathnet.kernels.norm import finish_backward, normalised
 from pathnet.kernels.tiles import (
     block,
     multiply_add,
@@ -24,11 +25,12 @@ from pathnet.kernels.tiles import (
 
 @triton.jit
 def transposed_product(
-    g, u, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
-    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, PRODUCT: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    g, u, skip, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
+    IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, SIDE: tl.constexpr, ENTERS: tl.constexpr,
+    PRODUCT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """conv^T(norm backward of g) at input `pixels` and channels `inputs`, float32 [BLOCK_M, BLOCK_N]."""
+    """conv^T(entering gradient) at input `pixels` and channels `inputs`, float32 [BLOCK_M, BLOCK_N]."""
     CHUNKS: tl.constexpr = (OUT + BLOCK_K - 1) // BLOCK_K
     rows, columns = (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE
     image, row, column = places(pixels, height, width)
@@ -38,8 +40,7 @@ def transposed_product(
         outputs = step % CHUNKS * BLOCK_K + tl.arange(0, BLOCK_K)
         source, inside = tap_of_input(image, row, column, pixels < count, tap, rows, columns, STRIDE, SIDE)
         at, within = block(source, outputs, inside, OUT)
-        gradient, value = tl.load(g + at, within, 0.0), tl.load(u + at, within, 0.0)
-        values = tl.where(within, norm_backward(gradient, value, state, slopes, outputs, OUT), 0.0)
+        values = entering(g, u, skip, state, slopes, at, within, outputs, OUT, ENTERS)
         weights = weight_tile(weight, outputs[:, None], inputs[None, :], tap, by_output, by_input, by_tap, OUT, IN)
         sums = multiply_add(sums, values, weights, g.dtype.element_ty, PRODUCT, PRECISION)
     return sums
@@ -56,9 +57,21 @@ def inner_gradient(
     """g_in: the gradient behind norm1, and the slopes and gradients of norm1, whose statistics are of `values`."""
     pixels, inputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
     sums = transposed_product(
-        g, u, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
-        IN, OUT, STRIDE, SIDE, PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+        g, u, None, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
+        IN, OUT, STRIDE, SIDE, "norm", PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
+    finish_inner(
+        sums, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier, values, pixels, inputs, count,
+        IN, BATCH_STATS,
+    )  # fmt: skip
+
+
+@triton.jit
+def finish_inner(
+    sums, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier, values, pixels, inputs, count,
+    IN: tl.constexpr, BATCH_STATS: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient `sums` behind the ReLU that follows the norm of u_in, and what that norm's backward needs."""
     at, within = block(pixels, inputs, pixels < count, IN)
     own = tl.load(u_in + at, within, 0.0)
     alive = within & (normalised(own, state_in, inputs, IN) > 0)
@@ -84,8 +97,8 @@ def outer_gradient(
     """
     pixels, inputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
     sums = transposed_product(
-        g, u, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
-        IN, OUT, STRIDE, SIDE, PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+        g, u, None, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
+        IN, OUT, STRIDE, SIDE, "norm", PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
     inside = pixels < count
     at, within = block(pixels, inputs, inside, IN)

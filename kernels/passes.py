@@ -12,11 +12,21 @@ from torch import Tensor
 from pathnet.kernels.conv_forward import conv_forward, merge
 from pathnet.kernels.data_gradient import arrive, inner_gradient, outer_gradient
 from pathnet.kernels.launch import Launch, product_dtype
-from pathnet.kernels.settings import STREAM_PIXELS, SUMMED, WARPS, conv_tile, weight_tile
+from pathnet.kernels.settings import STREAM_PIXELS, SUMMED, WARPS, conv_tile, stream_channels, weight_tile
 from pathnet.kernels.traffic import Geometry, requested
 from pathnet.kernels.weight_gradient import sum_slots, weight_gradient
 from pathnet.kernels.workspace import Workspace
 
+NORM = (
+    "slots",
+    "counter",
+    "norm_weight",
+    "norm_bias",
+    "running_mean",
+    "running_var",
+    "batches",
+    "state_out",
+)  # what a norm is to a kernel, its numbers apart
 STORED = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -36,12 +46,25 @@ class Norm(NamedTuple):
 
 
 class Behind(NamedTuple):
-    """A gradient g behind a norm, and what leads it through: u [N, C, H, W], state [4, C] and slopes [2, C]."""
+    """A gradient g behind a norm, and what leads it through: u [N, C, H, W], state [4, C] and slopes [2, C].
+
+    Without a norm g is that of the value itself. `skip` joins behind the norm's backward.
+    """
 
     g: Tensor
-    u: Tensor
-    state: Tensor
-    slopes: Tensor
+    u: Tensor | None = None
+    state: Tensor | None = None
+    slopes: Tensor | None = None
+    skip: Tensor | None = None
+
+    @property
+    def enters(self) -> str:
+        """As kernels/entering.py names it."""
+        return "value" if self.u is None else "norm" if self.skip is None else "both"
+
+    def of_norm(self) -> dict[str, Tensor | None]:
+        """The arguments of kernels whose gradient no skip joins."""
+        return {"g": self.g, "u": self.u, "state": self.state, "slopes": self.slopes}
 
 
 class Before(NamedTuple):
@@ -83,7 +106,10 @@ def product(stored: torch.dtype, precision: str) -> dict[str, Any]:
     return {"PRODUCT": product_dtype(STORED[stored]), "PRECISION": precision}
 
 
-def _norm_arguments(norm: Norm, state: Tensor, workspace: Workspace) -> dict[str, Any]:
+def norm_arguments(norm: Norm | None, state: Tensor | None, workspace: Workspace) -> dict[str, Any]:
+    """What `finish_forward` reads and writes; nothing where no norm comes next."""
+    if norm is None:
+        return dict.fromkeys(NORM) | {"multiplier": 1.0, "eps": 0.0, "momentum": 0.0}
     return {
         "slots": workspace.slots, "counter": workspace.counter, "norm_weight": norm.weight, "norm_bias": norm.bias,
         "running_mean": norm.running_mean, "running_var": norm.running_var, "batches": norm.batches,
@@ -91,7 +117,17 @@ def _norm_arguments(norm: Norm, state: Tensor, workspace: Workspace) -> dict[str
     }  # fmt: skip
 
 
-def _before_arguments(before: Before | None, workspace: Workspace) -> dict[str, Any]:
+def norm_traffic(norm: Norm | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The arguments of `norm_arguments` that are read, and those that are written."""
+    if norm is None:
+        return (), ()
+    slots = ("slots",) if norm.batch_stats else ()
+    running = ("running_mean", "running_var", "batches") if norm.moves else ()
+    read = running if norm.batch_stats else ("running_mean", "running_var")
+    return ("norm_weight", "norm_bias", *slots, *read), ("state_out", *slots, *running)
+
+
+def before_arguments(before: Before | None, workspace: Workspace) -> dict[str, Any]:
     u, state, slopes, gradients, multiplier, _ = before or (None, None, None, None, 1.0, True)
     return {
         "u_in": u, "state_in": state, "slopes_in": slopes, "gradients_in": gradients, "slots": workspace.slots,
@@ -109,7 +145,7 @@ def forward_pass(
     arguments = {
         "u_in": source.u, "x_in": source.x, "rows": source.rows, "state_in": source.state, "merged": source.merged,
         "bits": bits, "weight": weight, "u_out": u, **conv_arguments(g, weight),
-        **_norm_arguments(norm, state, workspace), "count": g.pixels_out,
+        **norm_arguments(norm, state, workspace), "count": g.pixels_out,
     }  # fmt: skip
     constants = {
         "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "SIDE": g.side, "PROLOGUE": prologue,
@@ -120,12 +156,11 @@ def forward_pass(
     own = g.pixels_out * g.inputs if prologue == "merge" else 0
     taps = g.pairs * g.inputs * columns + own
     weights, mask = g.weights * tiles, 0 if bits is None else bits.numel()
-    slots = ("slots",) if norm.batch_stats else ()
-    running = ("running_mean", "running_var", "batches") if norm.moves else ()
-    read_running = running if norm.batch_stats else ("running_mean", "running_var")
-    vectors = "rows", "state_in", "norm_weight", "norm_bias", *slots, *read_running
-    reads = requested(arguments, *vectors, u_in=taps, x_in=taps, weight=weights, bits=mask * (join == "join"))
-    writes = requested(arguments, "state_out", *slots, *running, merged=own, bits=mask, u_out=u.numel())
+    vectors, written = norm_traffic(norm)
+    reads = requested(
+        arguments, "rows", "state_in", *vectors, u_in=taps, x_in=taps, weight=weights, bits=mask * (join == "join")
+    )
+    writes = requested(arguments, *written, merged=own, bits=mask, u_out=u.numel())
     grid = (tiles, columns)
     return Launch(name, conv_forward, grid, arguments, constants, tile.warps, tile.stages, reads, writes, True)
 
@@ -148,8 +183,8 @@ def merge_pass(source: Source, bits: Tensor, join: str) -> Launch:
 def arrive_pass(g: Tensor, bits: Tensor, before: Before | None, g_in: Tensor, workspace: Workspace) -> Launch:
     """The gradient that comes to the run, behind its last ReLUs."""
     count, channels = g.numel() // g.shape[1], g.shape[1]
-    arguments = {"g": g, "bits": bits, "g_in": g_in, **_before_arguments(before, workspace), "count": count}
-    block = min(64, max(16, triton.next_power_of_2(channels)))
+    arguments = {"g": g, "bits": bits, "g_in": g_in, **before_arguments(before, workspace), "count": count}
+    block = stream_channels(channels)
     constants = {
         "IN": channels, "SUMS": before is not None, "BATCH_STATS": before is None or before.batch_stats,
         "WIDE": wide(g), "BLOCK_M": STREAM_PIXELS, "BLOCK_N": block,
@@ -169,7 +204,7 @@ def inner_gradient_pass(
     g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision)
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments = {
-        **behind._asdict(), "weight": weight, "g_in": g_in, **_before_arguments(before, workspace),
+        **behind.of_norm(), "weight": weight, "g_in": g_in, **before_arguments(before, workspace),
         "values": g.pixels_in if values is None else values, "count": g.pixels_in, **conv_arguments(g, weight),
     }  # fmt: skip
     constants = {
@@ -194,8 +229,8 @@ def outer_gradient_pass(
     g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision)
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments = {
-        **behind._asdict(), "weight": weight, "skip": skip, "alive": alive, "g_in": g_in,
-        **_before_arguments(before, workspace), "count": g.pixels_in, **conv_arguments(g, weight),
+        **behind.of_norm(), "weight": weight, "skip": skip, "alive": alive, "g_in": g_in,
+        **before_arguments(before, workspace), "count": g.pixels_in, **conv_arguments(g, weight),
     }  # fmt: skip
     constants = {
         "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "SIDE": g.side, "ADDS": skip is not None, "MASK": mask,
@@ -214,7 +249,7 @@ def outer_gradient_pass(
 
 def weight_gradient_pass(
     name: str, geometry: Geometry, behind: Behind, prologue: str, source: Source, weight: Tensor, partial: Tensor,
-    first: int, precision: str,
+    first: int, scale: float, precision: str,
 ) -> Launch:  # fmt: skip
     """partial [slots, weights of the run]: this convolution's, from column `first` on, laid out as the weight is."""
     g, tile = geometry, weight_tile(geometry.inputs, geometry.outputs, behind.g.dtype)
@@ -222,21 +257,22 @@ def weight_gradient_pass(
     blocks = triton.cdiv(g.inputs, tile.i) * triton.cdiv(g.outputs, tile.o)
     own = partial[:, first : first + weight.numel()]
     arguments = {
-        **behind._asdict(), "u_in": source.u, "x_in": source.x, "rows": source.rows, "state_in": source.state,
-        "partial": own, "slot_size": slot_size,
+        **behind.of_norm(), "u_in": source.u, "x_in": source.x, "rows": source.rows, "state_in": source.state,
+        "partial": own, "scale": scale, "slot_size": slot_size,
         "pixels_of_slot": triton.cdiv(triton.cdiv(g.pixels_out, slots), tile.p) * tile.p, "count": g.pixels_out,
         **conv_arguments(g, weight),
     }  # fmt: skip
     constants = {
-        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "PROLOGUE": prologue, "ALIGN": source.align,
-        **product(behind.g.dtype, precision), "WIDE": wide(behind.g, partial, source.x, source.u), "BLOCK_P": tile.p,
+        "IN": g.inputs, "OUT": g.outputs, "STRIDE": g.stride, "SIDE": g.side, "ENTERS": behind.enters,
+        "PROLOGUE": prologue, "ALIGN": source.align, **product(behind.g.dtype, precision),
+        "WIDE": wide(behind.g, partial, source.x, source.u), "BLOCK_P": tile.p,
         "BLOCK_I": tile.i, "BLOCK_O": tile.o,
     }  # fmt: skip
     taps = g.pairs * g.inputs * triton.cdiv(g.outputs, tile.o)
-    outputs = 3 * g.pixels_out * g.outputs * triton.cdiv(g.inputs, tile.i)
+    outputs = g.side * g.pixels_out * g.outputs * triton.cdiv(g.inputs, tile.i)
     reads = requested(arguments, "rows", "state", "slopes", "state_in", g=outputs, u=outputs, u_in=taps, x_in=taps)
     writes = requested(arguments, "partial")
-    grid = (slots, 3 * blocks)
+    grid = (slots, g.side * blocks)
     return Launch(name, weight_gradient, grid, arguments, constants, tile.warps, tile.stages, reads, writes, True)
 
 

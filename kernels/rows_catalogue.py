@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from pathnet.gates import Gate
+from pathnet.kernels.block_run import BlockRun
 from pathnet.kernels.launch import Launch, observed
 from pathnet.kernels.passes import Norm
 from pathnet.kernels.rows_eval import rows_eval
 from pathnet.kernels.rows_train_bwd import rows_train_bwd
 from pathnet.kernels.rows_train_fwd import rows_train_fwd
 from pathnet.kernels.stage_eval import EvalNorm
-from pathnet.kernels.stage_train_fwd import BlockRun
 
 SIDE = 32
 Gates = Sequence[Sequence[int]]  # [images, blocks]
@@ -30,7 +30,7 @@ def meta_rows_run(channels: int, gates: Gates, dtype: torch.dtype, precision: st
     ]
     table = np.array(gates, np.int8)
     trains = ((table == Gate.FULL) | (table == Gate.RESIDUAL)).any(0)
-    blocks = BlockRun(weights, norms, [1] * table.shape[1], [int(Gate.FULL)] * table.shape[1], precision)
+    blocks = BlockRun(weights, norms, [1] * table.shape[1], [int(Gate.FULL)] * table.shape[1], [], precision)
     with observed() as launches:
         y, kept = rows_train_fwd(x, table, blocks)
         rows_train_bwd(y, x, table, kept.flat(), blocks, True, [bool(trains[i // 2]) for i in range(len(weights))])

@@ -15,12 +15,12 @@ import triton.language as tl
 from torch import Tensor
 
 from pathnet.gates import Gate
+from pathnet.kernels.block_run import empty
 from pathnet.kernels.launch import Launch, run
 from pathnet.kernels.passes import conv_arguments, product, wide
 from pathnet.kernels.rows import Listed, Table, copy_pass, reads_rows, tables, writes_rows
 from pathnet.kernels.settings import ConvTile, conv_tile
 from pathnet.kernels.stage_eval import EvalNorm, folded_conv
-from pathnet.kernels.stage_train_fwd import empty
 from pathnet.kernels.tiles import block, rows_of, tile_channels, tile_pixels
 from pathnet.kernels.traffic import Geometry, requested
 

@@ -79,8 +79,8 @@ def outer_rows(
     """The listed rows of g_in: conv1^T(norm1 backward of g), and of the pixels before `skipped` the skip's gradient."""
     pixels, inputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
     sums = transposed_product(
-        g, u, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
-        IN, OUT, 1, 3, PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+        g, u, None, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
+        IN, OUT, 1, 3, "norm", PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
     inside, size = pixels < count, height * width
     at, within = block(pixels, inputs, inside, IN)

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathnet.kernels.block_run import BlockRun, Shapes, empty
 from pathnet.kernels.launch import run
-from pathnet.kernels.passes import Before, Behind, Source, inner_gradient_pass, weight_gradient_pass
+from pathnet.kernels.partial_sums import PartialSums, partial_sums
+from pathnet.kernels.passes import Before, Behind, Source, inner_gradient_pass
 from pathnet.kernels.rows import Listed, Table, copy_pass, reads_rows, tables
 from pathnet.kernels.rows_train_fwd import RowsKept, geometries, kept_of
 from pathnet.kernels.rows_train_passes import Masks, arrive_rows_pass, mask_rows_pass, outer_rows_pass
 from pathnet.kernels.rows_train_plan import RowsPlan, plan_rows
-from pathnet.kernels.stage_train_bwd import Gradients, partial_sums, summed
-from pathnet.kernels.stage_train_fwd import BlockRun, empty
-from pathnet.kernels.traffic import Geometry
+from pathnet.kernels.stage_train_bwd import Gradients
 from pathnet.kernels.workspace import Workspace, workspace
 
 
@@ -25,7 +25,7 @@ class _Run(NamedTuple):
     blocks: BlockRun
     plan: RowsPlan
     kept: RowsKept
-    shapes: list[tuple[Geometry, Geometry]]  # over the images with a gradient
+    shapes: Shapes  # over the images with a gradient
     x: Tensor
     grad_y: Tensor
     grad_x: Tensor
@@ -33,8 +33,7 @@ class _Run(NamedTuple):
     slopes: Tensor  # float32 [norms, 2, C]
     gradients: Tensor  # as slopes
     space: Workspace
-    partial: Tensor | None  # float32 [slots, weights]
-    columns: dict[int, int]  # index of a convolution -> its first column in `partial`
+    partial: PartialSums
 
 
 def rows_train_bwd(
@@ -47,11 +46,11 @@ def rows_train_bwd(
     shapes = geometries(x, blocks, [block.gradients for block in plan.blocks])
     slopes = grad_y.new_empty((len(blocks.norms), 2, shapes[0][1].outputs), dtype=torch.float32)
     smallest = min((own for own in shapes if own[0].images), key=lambda own: own[0].images, default=shapes[0])
-    partial, columns = partial_sums(blocks, [smallest], grad_y, needs_weights)
+    partial = partial_sums(blocks, [smallest], grad_y, needs_weights)._replace(shapes=shapes)
     space = workspace(x, len(x) * x[0, 0].numel(), max(shapes[0][1].outputs, x.shape[1]))
     listed = _tables(plan, x, grad_y, grad_x, held.values)
     state = _Run(blocks, plan, held, shapes, x, grad_y, grad_x, listed, slopes, torch.empty_like(slopes), space,
-                 partial, columns)  # fmt: skip
+                 partial)  # fmt: skip
     for index in reversed(range(len(plan.blocks))):
         if plan.blocks[index].gradients:
             behind, arrived = _inner(state, index)
@@ -59,7 +58,7 @@ def rows_train_bwd(
                 _outer(state, index, behind, arrived)
     if needs_x:
         _ends(state)
-    return Gradients(grad_x if needs_x else None, None, summed(partial, blocks.weights[0]), state.gradients)
+    return Gradients(grad_x if needs_x else None, None, partial.total(), state.gradients)
 
 
 def _inner(state: _Run, index: int) -> tuple[Behind, Tensor]:
@@ -83,21 +82,11 @@ def _inner(state: _Run, index: int) -> tuple[Behind, Tensor]:
         inner_gradient_pass("data gradient conv2", two, behind2, weights[1], norm1, behind1.g, state.space, precision,
                             values)
     )  # fmt: skip
-    if 2 * index + 1 in state.columns:
-        run(_weight_gradient(state, 2 * index + 1, behind2, "norm", Source(u=u1, state=states[0])))
-    if 2 * index in state.columns:
-        source = Source(x=state.x, rows=sources.rows, align=sources.align)
-        launch = _weight_gradient(state, 2 * index, behind1, "rows", source)
+    state.partial.add(2 * index + 1, behind2, "norm", Source(u=u1, state=states[0]))
+    source = Source(x=state.x, rows=sources.rows, align=sources.align)
+    if launch := state.partial.launch(2 * index, behind1, "rows", source):
         run(reads_rows(launch, sources, x_in=state.x, kept=state.kept.values))
     return behind1, g
-
-
-def _weight_gradient(state: _Run, index: int, behind: Behind, prologue: str, source: Source):
-    assert state.partial is not None
-    name, geometry = f"weight gradient conv{index % 2 + 1}", state.shapes[index // 2][index % 2]
-    weight, first = state.blocks.weights[index], state.columns[index]
-    return weight_gradient_pass(name, geometry, behind, prologue, source, weight, state.partial, first,
-                                state.blocks.precision)  # fmt: skip
 
 
 def _outer(state: _Run, index: int, behind: Behind, skip: Tensor) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathnet.kernels.block_run import BlockRun, Shapes, empty
 from pathnet.kernels.launch import run
 from pathnet.kernels.passes import Source, forward_pass
 from pathnet.kernels.rows import Listed, Table, copy_pass, reads_rows, tables
 from pathnet.kernels.rows_train_passes import Masks, merge_rows_pass
 from pathnet.kernels.rows_train_plan import RowsPlan, plan_rows
-from pathnet.kernels.stage_train_fwd import BlockRun, empty
 from pathnet.kernels.traffic import Geometry
 from pathnet.kernels.workspace import workspace
 
@@ -37,15 +37,13 @@ def kept_of(plan: RowsPlan, flat: Sequence[Tensor]) -> RowsKept:
     return RowsKept(values, bits, [next(each) if block.gradients else None for block in plan.blocks])
 
 
-def geometries(x: Tensor, blocks: BlockRun, images: Sequence[int]) -> list[tuple[Geometry, Geometry]]:
+def geometries(x: Tensor, blocks: BlockRun, images: Sequence[int]) -> Shapes:
     """The two convolutions of each block over so many images."""
-    each = list(blocks.geometry(1, *x.shape[2:]))
-    return [
-        (one._replace(images=count), two._replace(images=count)) for (one, two), count in zip(each, images, strict=True)
-    ]
+    each = blocks.shapes(1, x.shape[2], x.shape[3])
+    return [[conv._replace(images=count) for conv in convs] for convs, count in zip(each, images, strict=True)]
 
 
-def kept_tensors(plan: RowsPlan, x: Tensor, shapes: Sequence[tuple[Geometry, Geometry]]) -> RowsKept:
+def kept_tensors(plan: RowsPlan, x: Tensor, shapes: Shapes) -> RowsKept:
     """Fresh memory for it."""
     n, channels, h, w = x.shape
     values = torch.empty((plan.kept, channels, h, w), dtype=x.dtype, device=x.device).contiguous(

@@ -97,7 +97,7 @@ def outer_rows_pass(
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     pixels = g.pixels_in // g.images
     arguments = {
-        **behind._asdict(), "weight": weight, "skip": skip, "g_in": grad_x, "rows_in": targets.rows,
+        **behind.of_norm(), "weight": weight, "skip": skip, "g_in": grad_x, "rows_in": targets.rows,
         "count": g.pixels_in, "skipped": skips * pixels, **conv_arguments(g, weight),
     }  # fmt: skip
     constants = {

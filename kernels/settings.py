@@ -52,16 +52,21 @@ def conv_tile(inputs: int, outputs: int, dtype: torch.dtype, precision: str) -> 
     return ConvTile(64 if wide else 128, _power(outputs, most), _power(inputs, 32), WARPS, 2)
 
 
+def stream_channels(channels: int) -> int:
+    """Of a program without a product that forms sums a channel."""
+    return _power(channels, 64)
+
+
 def weight_tile(inputs: int, outputs: int, dtype: torch.dtype) -> WeightTile:
     """At most 32 x 32 sums for each of three taps, 24 registers a thread: the rest is for the prologues."""
     return WeightTile(32 if dtype == torch.float32 else 64, _power(inputs, 32), _power(outputs, 32), WARPS, 2)
 
 
-def weight_slots(pixels: int, tiles: int, block: int, largest: int, itemsize: int, channels: int) -> int:
+def weight_slots(pixels: int, programs: int, block: int, largest: int, itemsize: int, channels: int) -> int:
     """Into how many slots the pixels are cut.
 
     The partial sums (float32) of a convolution of `largest` weights may take half a stream, and no more slots are
-    wanted than give `PROGRAMS` programs with three rows of taps and so many `tiles`.
+    wanted than give `PROGRAMS` programs with so many `programs` a slot.
     """
     affordable = pixels * channels * itemsize // (2 * 4 * largest)
-    return max(1, min(affordable, triton.cdiv(pixels, block), triton.cdiv(PROGRAMS, 3 * tiles)))
+    return max(1, min(affordable, triton.cdiv(pixels, block), triton.cdiv(PROGRAMS, programs)))

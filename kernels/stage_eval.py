@@ -1,6 +1,6 @@
-"""A run of basic blocks in evaluation: two launches a block, batch norm folded behind the products.
+"""A run of blocks in evaluation: a launch a convolution, batch norm folded behind the product.
 
-conv_eval: y = relu(scale conv3x3(x) + shift [+ skip]), so conv1 moves 2 T and conv2 with its skip 3 T.
+conv_eval: y = relu(scale conv(x) + shift [+ skip]), so conv1 of a basic block moves 2 T and conv2 with its skip 3 T.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pathnet.kernels.block_run import conv_shapes, empty
 from pathnet.kernels.launch import Launch, run
 from pathnet.kernels.passes import conv_arguments, product, wide
 from pathnet.kernels.settings import conv_tile
-from pathnet.kernels.stage_train_fwd import empty
 from pathnet.kernels.tiles import (
     block,
     multiply_add,
@@ -40,8 +40,10 @@ class EvalNorm(NamedTuple):
 
 
 def eval_norms(norms: Sequence[Tensor], scales: Sequence[float], eps: Sequence[float]) -> list[EvalNorm]:
-    """Two norms a block of the flat lists of an op: weight, bias, mean and variance of each, and its block's scale."""
-    return [EvalNorm(*norms[4 * i : 4 * i + 4], eps[i], scales[i // 2] if i % 2 else 1.0) for i in range(len(eps))]
+    """The norms of an op's flat lists: weight, bias, mean and variance of each, and a scale for the last of a block."""
+    depth = len(eps) // len(scales)
+    multipliers = [scale if place == depth - 1 else 1.0 for scale in scales for place in range(depth)]
+    return [EvalNorm(*norms[4 * i : 4 * i + 4], eps[i], multipliers[i]) for i in range(len(eps))]
 
 
 @triton.jit
@@ -97,15 +99,16 @@ def stage_eval(
     precision: str,
 ) -> Tensor:  # fmt: skip
     """The run of x, channels_last; `skip` is h(x) of block 0, None for the identity."""
-    for index, stride in enumerate(strides):
-        first, second = weights[2 * index : 2 * index + 2]
-        one = Geometry(x.shape[0], x.shape[2], x.shape[3], first.shape[1], first.shape[0], stride)
-        two = Geometry(x.shape[0], one.rows, one.columns, second.shape[1], second.shape[0], 1)
-        inner, y = empty(x, one), empty(x, two)
-        run(eval_pass("evaluation conv1", one, x, first, norms[2 * index], None, inner, precision))
-        through = x if index or skip is None else skip
-        run(eval_pass("evaluation conv2", two, inner, second, norms[2 * index + 1], through, y, precision))
-        x = y
+    depth, shapes = len(weights) // len(strides), conv_shapes(weights, strides, x.shape[0], x.shape[2], x.shape[3])
+    for number, convs in enumerate(shapes):
+        value, through = x, x if number or skip is None else skip
+        for place, geometry in enumerate(convs):
+            index, y = depth * number + place, empty(x, geometry)
+            joins = through if place == depth - 1 else None
+            name = f"evaluation conv{place + 1}"
+            run(eval_pass(name, geometry, value, weights[index], norms[index], joins, y, precision))
+            value = y
+        x = value
     return x
 
 

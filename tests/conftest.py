@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which happens later
+
+KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 
 torch.set_num_threads(1)  # the nets are tiny: more threads only wait for one another, and long on a busy machine
 
@@ -27,3 +33,21 @@ def poisoned():
     yield
     torch.utils.deterministic.fill_uninitialized_memory = filled
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def plant(monkeypatch, tmp_path):
+    """Replace words in a copy of the Triton kernels, which then stands for them."""
+
+    def plant(file: str, words: str, wrong: str) -> None:
+        copied = shutil.copytree(KERNELS, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+        source = (copied / file).read_text()
+        assert source.count(words) == 1
+        (copied / file).write_text(source.replace(words, wrong))
+        for name in [name for name in sys.modules if name.startswith("pathnet.kernels.")]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setattr(importlib.import_module("pathnet.kernels"), "__path__", [str(copied)])
+
+    yield plant
+    for name in [name for name in sys.modules if name.startswith("pathnet.kernels.")]:
+        del sys.modules[name]  # monkeypatch then puts back what stood there

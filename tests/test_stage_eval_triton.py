@@ -59,6 +59,12 @@ def test_a_whole_net_and_its_lesions():
             torch.testing.assert_close(net(x, paths=paths), expected)
 
 
+@pytest.mark.parametrize("form, width", [("preact", 24), ("bottleneck", 6)])
+def test_values_of_other_forms(form, width, poisoned):
+    stage = make_stage(form, "conv", width=width)
+    compare(stage, torch.rand(2, 16, 7, 5), route_of([1, 2, 3], [1.0, -0.5, 2.0]))
+
+
 def test_two_launches_and_five_streams_a_block():
     launches = meta_eval(16, 3, "float16")
     stream = launches[0].arguments["x"].numel()

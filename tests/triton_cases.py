@@ -49,7 +49,7 @@ def halves(stage, dtype: torch.dtype):
     """
     stage = copy.deepcopy(stage)
     for name, bias in stage.named_parameters():
-        if name.endswith(("bn1.bias", "bn2.bias")):
+        if name.endswith(("bn1.bias", "bn2.bias", "bn3.bias")):
             torch.nn.init.constant_(bias, 6.0)
     for module in stage.modules():
         if isinstance(module, torch.nn.Conv2d):

@@ -12,6 +12,7 @@ from pathnet.gates import Gate
 from pathnet.ops.once import differentiable_once
 from pathnet.ops.one_by_one import batch_one_by_one
 from pathnet.ops.schemas import library
+from pathnet.ops.stage_train_forms import BASIC
 from pathnet.ops.stage_train_run import Run, recorded, run_of
 from pathnet.ops.stage_train_runs import Gated, gates_of_rows
 from pathnet.ops.stage_train_triton_rules import block_run
@@ -115,8 +116,8 @@ def _bwd_fake(grad_y, x, saved, weights, norms, gates, *rest):
 
 def _described(x, weights, norms, running, gates, scales, flags, constants, precision):
     """The gates [N, blocks], and the blocks as the kernels read them."""
-    strides_and_gates = [1, int(Gate.FULL)] * len(scales)  # of a batch: nobody reads these gates
-    run = block_run(weights, norms, running, strides_and_gates, scales, flags, constants, precision)
+    layout = [BASIC, 1, int(Gate.FULL)] * len(scales)  # of a batch: nobody reads these gates
+    run = block_run(weights, norms, running, layout, scales, flags, constants, precision)
     return np.array(gates, np.int8).reshape(len(x), -1), run
 
 

@@ -17,7 +17,7 @@ SCHEMAS = (
     # precision of the products of 3x3 convolutions: float32 or bf16.
     "stage_eval(Tensor x, Tensor gates, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps, str precision)"
     " -> Tensor",
-    # A run of basic blocks in evaluation by Triton, in the dtypes of its training. kernels/stage_eval.py
+    # A run of post-activation blocks in evaluation by Triton, in the dtypes of its training. kernels/stage_eval.py
     # norms: weight, bias, mean and variance of each.
     "stage_eval_triton(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, int[] strides, float[] scales,"
     " float[] eps, str precision) -> Tensor",
@@ -41,8 +41,8 @@ SCHEMAS = (
     "stage_train_bwd(Tensor grad_y, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] norms, Tensor[] running,"
     " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants, bool has_skip, bool[] needs)"
     " -> Tensor[]",
-    # The same by Triton: basic blocks, float32 (products in `precision`: tf32 or ieee), float16 or bfloat16, a stride
-    # and a gate a block; `running` has the counter of batches too. kernels/stage_train_fwd.py
+    # The same by Triton: blocks of one form, float32 (products in `precision`: tf32 or ieee), float16 or bfloat16;
+    # `running` has the counter of batches too. kernels/stage_train_fwd.py
     "stage_train_triton_fwd(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, Tensor(a!)[] running,"
     " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants, str precision)"
     " -> (Tensor y, Tensor[] saved)",

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from pathnet.ops.rows_eval_triton import rows_eval_triton
 from pathnet.ops.schemas import library
+from pathnet.ops.stage_train_forms import PREACT, form_of
 from pathnet.ops.stage_train_run import run_of
-from pathnet.ops.stage_train_runs import Gated, stage_in_runs, unfit_rows
-from pathnet.ops.stage_train_triton import supports_blocks
+from pathnet.ops.stage_train_runs import Gated, differs, stage_in_runs, unfit_rows
+from pathnet.ops.stage_train_triton import supports_blocks, unfit_form
+from pathnet.ops.stage_train_triton_run import stage_train_triton_run
 from pathnet.ops.triton_calls import channels_last, dense, is_channels_last, product_precision
 from pathnet.reference import Block
 from pathnet.route import Route
@@ -28,13 +30,19 @@ def supports_triton(
     """Why the Triton kernels cannot run these blocks, in a sentence; None if they can."""
     if precision == "bf16":
         return 'precision="bf16" rounds the Winograd products of the CPU kernel alone; use bfloat16 activations'
-    return unfit_rows(route) or supports_blocks(x, blocks)
+    return unfit_rows(route) or supports_blocks(x, blocks) or _unfit_gates(blocks, route)
+
+
+def _unfit_gates(blocks: Sequence[Block], route: Route | None) -> str | None:
+    return unfit_form(blocks) if route is not None and differs(route.gates) else None
 
 
 def _run(x: Tensor, skip: Tensor | None, blocks: list[Gated]) -> Tensor:
     """A run of blocks that are not OFF, as one call of the op."""
     if any(isinstance(step.gate, Tensor) for _, step in blocks):
         return rows_eval_triton(x, blocks)
+    if form_of(blocks[0][0]) == PREACT:
+        return stage_train_triton_run(x, skip, blocks)  # without a gradient its forward keeps nothing: the same 5 T
     run = run_of(blocks)
     pairs = zip(zip(*[iter(run.norms)] * 2, strict=True), zip(*[iter(run.running)] * 2, strict=True), strict=True)
     norms = [tensor for affine, running in pairs for tensor in (*affine, *running)]

@@ -95,7 +95,7 @@ def _unfit(block: Block) -> str | None:
     convs = [layer for layer in block.residual if isinstance(layer, Conv)]
     norms = [layer for layer in block.residual if isinstance(layer, Norm)]
     unfit_layer = next(filter(None, (*map(unfit_conv, convs), *map(unfit_norm, norms))), None)
-    return unfit_layer or _unfit_shape(form, convs)
+    return unfit_layer or unfit_shape(form, convs)
 
 
 def unfit_norm(norm: Norm) -> str | None:
@@ -118,7 +118,8 @@ def _unfit_sides(x: Tensor, blocks: Sequence[Block]) -> str | None:
     return None
 
 
-def _unfit_shape(form: int, convs: Sequence[Conv]) -> str | None:
+def unfit_shape(form: int, convs: Sequence[Conv]) -> str | None:
+    """Whether kernel sides and strides are those of the form."""
     kernels, found = tuple(conv.weight.shape[-1] for conv in convs), [conv.stride[0] for conv in convs]
     if kernels != KERNELS[form]:
         return f"this kernel trains convolutions of {KERNELS[form]}, but the branch has kernels of {kernels}"

@@ -10,7 +10,8 @@ from torch import Tensor
 from pathnet.gates import Gate
 from pathnet.ops.eval_blocks import unfit_geometry
 from pathnet.ops.rows_train_triton import rows_train_triton_run
-from pathnet.ops.stage_train_forms import BASIC, form_of
+from pathnet.ops.stage_train_cpu import unfit_shape
+from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, PREACT, form_of
 from pathnet.ops.stage_train_runs import Gated, differs, stage_in_runs, unfit_rows, unfit_transform
 from pathnet.ops.stage_train_triton_run import stage_train_triton_run
 from pathnet.ops.triton_calls import DTYPES, unfit_device, unfit_input
@@ -50,6 +51,8 @@ def _unfit_gates(x: Tensor, blocks: Sequence[Block], route: Route | None) -> str
     """What gates of each image ask for that these kernels do not sum up."""
     if route is None or not differs(route.gates):
         return None
+    if reason := unfit_form(blocks):
+        return reason
     train = (route.gates == Gate.FULL) | (route.gates == Gate.RESIDUAL)
     if bool(((route.gates == Gate.FROZEN).any(0) & train.any(0)).any()):
         return "a block is FROZEN for one image and trained by another, and these kernels sum both up alike"
@@ -57,14 +60,21 @@ def _unfit_gates(x: Tensor, blocks: Sequence[Block], route: Route | None) -> str
     return _few_values(x, blocks, images)
 
 
+def unfit_form(blocks: Sequence[Block]) -> str | None:
+    """Where gates differ from image to image."""
+    if any(form_of(block) != BASIC for block in blocks):
+        return "gates differ from image to image, and so these kernels run basic blocks alone"
+    return None
+
+
 def unfit_block(x: Tensor, block: Block) -> str | None:
-    if form_of(block) != BASIC:
-        return "the block is not a basic block of plain layers (convolution, batch norm, ReLU, convolution, batch norm)"
+    form = form_of(block)
+    if form not in (BASIC, PREACT, BOTTLENECK):
+        return "the residual branch is none of those that these kernels train (basic, preact, bottleneck)"
     convs = [layer for layer in block.residual if isinstance(layer, Conv)]
     norms = [layer for layer in block.residual if isinstance(layer, Norm)]
-    return next(filter(None, (*(_unfit_conv(x, conv) for conv in convs), *map(_unfit_norm, norms))), None) or (
-        None if convs[1].stride[0] == 1 else "the stride stands on the second convolution, and not on the first"
-    )
+    unfit_layer = next(filter(None, (*(_unfit_conv(x, conv) for conv in convs), *map(_unfit_norm, norms))), None)
+    return unfit_layer or unfit_shape(form, convs)
 
 
 def _unfit_conv(x: Tensor, conv: Conv) -> str | None:
@@ -72,8 +82,6 @@ def _unfit_conv(x: Tensor, conv: Conv) -> str | None:
         return f"weights are {conv.weight.dtype} and x is {x.dtype}"
     if conv.weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
         return f"weights are {conv.weight.dtype} and x is {x.dtype}, which only autocast joins"
-    if conv.weight.shape[-1] != 3:
-        return f"a convolution is {conv.weight.shape[-1]}x{conv.weight.shape[-1]}, and these kernels train 3x3"
     return unfit_geometry(conv)
 
 
@@ -91,8 +99,8 @@ def _few_values(x: Tensor, blocks: Sequence[Block], images: Sequence[int]) -> st
     """Batch statistics need two values a channel in each block, over its images; the reference raises the error."""
     h, w = x.shape[2:]
     for block, count in zip(blocks, images, strict=True):
-        convs = [layer for layer in block.residual if isinstance(layer, Conv)]
-        h, w = -(-h // convs[0].stride[0]), -(-w // convs[0].stride[0])
+        stride = max(layer.stride[0] for layer in block.residual if isinstance(layer, Conv))
+        h, w = -(-h // stride), -(-w // stride)
         norms = [layer for layer in block.residual if isinstance(layer, Norm)]
         if 0 < count * h * w < 2 and any(norm.batch_stats for norm in norms):
             return "batch statistics need at least two values a channel"
@@ -104,4 +112,6 @@ def _unfit_values(x: Tensor, blocks: Sequence[Block]) -> str | None:
         return reason
     if len({layer.weight.dtype for block in blocks for layer in block.residual if isinstance(layer, Conv)}) > 1:
         return "the convolutions of the stage have weights of several dtypes"
+    if len({form_of(block) for block in blocks}) > 1:
+        return "the stage mixes blocks of several forms"
     return None

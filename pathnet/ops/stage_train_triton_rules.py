@@ -2,62 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pathnet.ops.one_by_one import batch_one_by_one
 from pathnet.ops.schemas import library
+from pathnet.ops.stage_train_forms import KERNELS, PREACT
 
 if TYPE_CHECKING:  # Triton may be missing: then nobody calls these ops
-    from pathnet.kernels.stage_train_fwd import BlockRun
+    from pathnet.kernels.block_run import BlockRun
 
 
 def block_run(
     weights: Sequence[Tensor], norms: Sequence[Tensor], running: Sequence[Tensor | None], blocks: Sequence[int],
     scales: Sequence[float], flags: Sequence[bool], constants: Sequence[float], precision: str,
 ) -> BlockRun:  # fmt: skip
+    from pathnet.kernels.block_run import BlockRun
     from pathnet.kernels.passes import Norm
-    from pathnet.kernels.stage_train_fwd import BlockRun
 
+    depth = len(KERNELS[blocks[0]])
+    last = None if blocks[0] == PREACT else depth - 1  # a norm behind the last convolution takes the multiplier in
     described = [
         Norm(
             *norms[2 * i : 2 * i + 2], *running[3 * i : 3 * i + 3], *constants[2 * i : 2 * i + 2],
-            scales[i // 2] if i % 2 else 1.0, *flags[2 * i : 2 * i + 2],
+            scales[i // depth] if i % depth == last else 1.0, *flags[2 * i : 2 * i + 2],
         )
         for i in range(len(norms) // 2)
     ]  # fmt: skip
-    return BlockRun(weights, described, list(blocks[::2]), list(blocks[1::2]), precision)
+    return BlockRun(weights, described, list(blocks[1::3]), list(blocks[2::3]), list(scales), precision)
 
 
-def _fwd(x, skip, weights, norms, running, *rest):
-    from pathnet.kernels.stage_train_fwd import stage_train_fwd
+class _Form(NamedTuple):
+    """The functions that train blocks of one form."""
 
+    forward: Callable
+    backward: Callable
+    keeps: Callable
+    kept_tensors: Callable
+
+
+def _form(blocks: Sequence[int]) -> _Form:
+    if blocks[0] == PREACT:
+        from pathnet.kernels.stage_train_preact_bwd import stage_train_preact_bwd
+        from pathnet.kernels.stage_train_preact_fwd import keeps, kept_tensors, stage_train_preact_fwd
+
+        return _Form(stage_train_preact_fwd, stage_train_preact_bwd, keeps, kept_tensors)
+    from pathnet.kernels.stage_train_bwd import stage_train_bwd
+    from pathnet.kernels.stage_train_fwd import keeps, kept_tensors, stage_train_fwd
+
+    return _Form(stage_train_fwd, stage_train_bwd, keeps, kept_tensors)
+
+
+def _fwd(x, skip, weights, norms, running, blocks, *rest):
+    run = block_run(weights, norms, running, blocks, *rest)
     with torch.cuda.device_of(x):
-        y, kept = stage_train_fwd(x, skip, block_run(weights, norms, running, *rest))
+        y, kept = _form(blocks).forward(x, skip, run)
     return y, [t for t in kept if t is not None]
 
 
-def _fwd_fake(x, skip, weights, norms, running, *rest):
-    from pathnet.kernels.stage_train_fwd import empty, kept_tensors
+def _fwd_fake(x, skip, weights, norms, running, blocks, *rest):
+    from pathnet.kernels.block_run import empty
 
-    run = block_run(weights, norms, running, *rest)
-    shapes = list(run.geometry(x.shape[0], *x.shape[2:]))
-    return empty(x, shapes[-1][1]), [t for t in kept_tensors(run.gates, x, shapes) if t is not None]
+    run = block_run(weights, norms, running, blocks, *rest)
+    shapes = run.shapes(x.shape[0], *x.shape[2:])
+    kept = _form(blocks).kept_tensors(run.gates, x, shapes)
+    return empty(x, shapes[-1][-1]), [t for t in kept if t is not None]
 
 
-def _bwd(grad_y, x, saved, weights, norms, *rest):
-    from pathnet.kernels.stage_train_bwd import stage_train_bwd
-    from pathnet.kernels.stage_train_fwd import keeps
-
+def _bwd(grad_y, x, saved, weights, norms, blocks, *rest):
     *layout, has_skip, needs = rest
-    run, rows = block_run(weights, norms, [None] * (3 * len(norms) // 2), *layout), iter(saved)
-    kept = [next(rows) if keep else None for keep in keeps(run.gates)]
+    run = block_run(weights, norms, [None] * (3 * len(norms) // 2), blocks, *layout)
+    form, rows = _form(blocks), iter(saved)
+    kept = [next(rows) if keep else None for keep in form.keeps(run.gates, run.depth)]
     grad_y = grad_y.contiguous(memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
-        grads = stage_train_bwd(grad_y, x, kept, run, has_skip, *needs[:2], needs[2 : 2 + len(weights)])
+        grads = form.backward(grad_y, x, kept, run, has_skip, *needs[:2], needs[2 : 2 + len(weights)])
     return [grad for grad in grads if grad is not None]
 
 
@@ -67,7 +89,7 @@ def _bwd_fake(grad_y, x, saved, weights, norms, *rest):
     given += [torch.empty_like(grad_y, memory_format=torch.channels_last)] if needs[1] else []
     needed = [weight for weight, need in zip(weights, needs[2:], strict=False) if need]
     given += [weights[0].new_empty(sum(weight.numel() for weight in needed))] if needed else []
-    return [*given, grad_y.new_empty((len(norms) // 2, 2, len(norms[0])), dtype=torch.float32)]
+    return [*given, grad_y.new_empty((len(norms) // 2, 2, max(map(len, norms))), dtype=torch.float32)]
 
 
 for _key in ("CPU", "CUDA"):

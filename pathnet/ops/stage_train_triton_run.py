@@ -10,6 +10,7 @@ from torch import Tensor
 import pathnet.ops.stage_train_triton_rules  # noqa: F401  # the ops, and what PyTorch must know of them
 from pathnet.gates import Gate
 from pathnet.ops.once import differentiable_once
+from pathnet.ops.stage_train_forms import PREACT
 from pathnet.ops.stage_train_run import Run, recorded, run_of
 from pathnet.ops.triton_calls import channels_last, dense, is_channels_last, product_precision
 from pathnet.reference import Block, Step
@@ -30,19 +31,21 @@ def stage_train_triton_run(x: Tensor, skip: Tensor | None, blocks: Sequence[tupl
 
 
 class _StageTrainTritonRun(torch.autograd.Function):
-    """Keeps x only where the first block's weights are trained, and weights only of blocks that pass a gradient."""
+    """Keeps x only where the first block's weights are trained, or its norm reads x, and weights only of blocks that
+    pass a gradient."""
 
     @staticmethod
     def forward(ctx, x: Tensor, skip: Tensor | None, run: Run, precision: str, *params: Tensor):
         layout, gates = run.layout, run.layout.blocks[2::3]
         weights, norms = params[: len(run.weights)], params[len(run.weights) :]
         running = list(with_counters(run))
-        y, saved = torch.ops.pathnet.stage_train_triton_fwd(
-            x, skip, weights, norms, running, _strides_and_gates(run), *layout[1:], precision
-        )
+        y, saved = torch.ops.pathnet.stage_train_triton_fwd(x, skip, weights, norms, running, *layout, precision)
+        ctx.params = len(params)
         ctx.run, ctx.precision, ctx.has_skip, ctx.shape = run, precision, skip is not None, x.shape
-        ctx.keeps_x = gates[0] in (Gate.FULL, Gate.RESIDUAL)
-        ctx.read = [gates[index // 2] != Gate.FORWARD for index in range(len(weights))]
+        preact = layout.blocks[0] == PREACT
+        ctx.passes = preact and all(gate == Gate.FORWARD for gate in gates)
+        ctx.keeps_x = gates[0] in (Gate.FULL, Gate.RESIDUAL) or (preact and gates[0] == Gate.FROZEN)
+        ctx.read = [gate != Gate.FORWARD for gate in gates for _ in range(len(weights) // len(gates))]
         ctx.weights = [None if read else weight for weight, read in zip(weights, ctx.read, strict=True)]
         kept = [weight for weight, read in zip(weights, ctx.read, strict=True) if read]
         ctx.save_for_backward(*([x] if ctx.keeps_x else []), *kept, *saved)
@@ -50,22 +53,19 @@ class _StageTrainTritonRun(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_y: Tensor):
+        if ctx.passes:  # no ReLU stands behind the sums
+            return *(grad_y if need else None for need in ctx.needs_input_grad[:2]), *[None] * (2 + ctx.params)
         kept, run = iter(ctx.saved_tensors), ctx.run
         x = next(kept) if ctx.keeps_x else grad_y.new_empty(1).expand(ctx.shape)  # tells the shape; nobody reads it
         weights = [next(kept) if weight is None else weight for weight in ctx.weights]
         needs = [*ctx.needs_input_grad[:2], *ctx.needs_input_grad[4:]]
         with torch.no_grad():
             found = torch.ops.pathnet.stage_train_triton_bwd(
-                grad_y, x, list(kept), weights, run.norms, _strides_and_gates(run), *run.layout[1:],
-                ctx.precision, ctx.has_skip, needs,
+                grad_y, x, list(kept), weights, run.norms, *run.layout, ctx.precision, ctx.has_skip, needs,
             )  # fmt: skip
         grads = unpacked(iter(found), needs, weights, run.norms)
         grad_x, grad_skip, *others = differentiable_once(list(grads))
         return grad_x, grad_skip, None, None, *others
-
-
-def _strides_and_gates(run: Run) -> list[int]:
-    return [number for index, number in enumerate(run.layout.blocks) if index % 3]
 
 
 def with_counters(run: Run) -> Iterator[Tensor]:
@@ -92,4 +92,5 @@ def unpacked(
             yield None
     of_norms = next(found)
     for index, (parameter, need) in enumerate(zip(norms, needs_norms, strict=True)):
-        yield of_norms[index // 2, index % 2].to(parameter.dtype) if need else None
+        first = index % 2 * len(parameter)
+        yield of_norms[index // 2].view(-1)[first : first + len(parameter)].to(parameter.dtype) if need else None

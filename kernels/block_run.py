@@ -1,0 +1,82 @@
+"""A run of gated blocks as the ops' flat lists say it, and the memory that its convolutions fill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pathnet.kernels.passes import Norm
+from pathnet.kernels.traffic import Geometry
+from pathnet.kernels.workspace import Workspace, workspace
+
+Shapes = Sequence[Sequence[Geometry]]  # of the convolutions of each block
+
+
+class BlockRun(NamedTuple):
+    """Blocks of one form: as many convolutions as norms, the same number in each block."""
+
+    weights: Sequence[Tensor]
+    norms: list[Norm]
+    strides: list[int]
+    gates: list[int]
+    multipliers: list[float]
+    precision: str  # of float32 products: tf32 or ieee
+
+    @property
+    def depth(self) -> int:
+        """How many convolutions a block has."""
+        return len(self.weights) // len(self.gates)
+
+    def shapes(self, images: int, height: int, width: int) -> list[list[Geometry]]:
+        """The convolutions of each block, for a run's input of this size."""
+        return conv_shapes(self.weights, self.strides, images, height, width)
+
+
+def conv_shapes(
+    weights: Sequence[Tensor], strides: Sequence[int], images: int, height: int, width: int
+) -> list[list[Geometry]]:
+    """The convolutions of blocks of one form, for an input of this size; the first 3x3 of a block strides."""
+    found, rest = list[list[Geometry]](), iter(weights)
+    for stride in strides:
+        found.append([])
+        for _ in range(len(weights) // len(strides)):
+            outputs, inputs, side, _ = next(rest).shape
+            own, stride = (stride, 1) if side == 3 else (1, stride)
+            found[-1].append(Geometry(images, height, width, inputs, outputs, own, side))
+            height, width = found[-1][-1].rows, found[-1][-1].columns
+    return found
+
+
+def empty(like: Tensor, geometry: Geometry) -> Tensor:
+    """What a convolution puts out, in channels_last memory."""
+    shape = geometry.images, geometry.outputs, geometry.rows, geometry.columns
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def empty_bits(like: Tensor, geometry: Geometry) -> Tensor:
+    """One bit for each element of what a convolution puts out."""
+    return torch.empty((geometry.pixels_out, -(-geometry.outputs // 8)), dtype=torch.uint8, device=like.device)
+
+
+def widest(shapes: Shapes) -> int:
+    """The most channels of a convolution's output."""
+    return max(geometry.outputs for block in shapes for geometry in block)
+
+
+def numbers_of(table: Tensor, rows: int, channels: int) -> Tensor:
+    """The first numbers of a table of the widest norm as [rows, channels], side by side in memory."""
+    return table.flatten()[: rows * channels].view(rows, channels)
+
+
+def norm_tables(like: Tensor, norms: int, rows: int, channels: int) -> Tensor:
+    """Numbers of norms of at most so many channels, for `numbers_of`."""
+    return torch.empty((norms, rows, channels), dtype=torch.float32, device=like.device)
+
+
+def run_workspace(like: Tensor, shapes: Shapes) -> Workspace:
+    """Slots for every norm of a run, on the sides of its convolutions."""
+    first = shapes[0][0]
+    return workspace(like, first.pixels_in, max(first.inputs, widest(shapes)))
