@@ -114,12 +114,14 @@ def _all(channels: Sequence[int], dtypes: Sequence[str]) -> Iterator[Launch]:
 
 
 def _other_forms(width: int, dtype: str) -> Iterator[Launch]:
-    """Pre-activation blocks, and bottlenecks whose 3x3 convolution has `width` channels."""
-    yield from meta_run(width, GATES, dtype, form="preact")
-    yield from meta_run(width, [Gate.FULL, Gate.FULL], dtype, inputs=width // 2, stride=2, form="preact")
-    yield from meta_run(width, [Gate.FORWARD, Gate.FULL], dtype, batch_stats=False, form="preact")
-    yield from meta_run(4 * width, GATES, dtype, form="bottleneck")
-    yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, inputs=2 * width, stride=2, form="bottleneck")
+    """Pre-activation blocks, and bottlenecks whose 3x3 convolution has `width` channels.
+
+    Without what only leaves code out of the kernels above: FORWARD and FROZEN gates, running statistics.
+    """
+    yield from meta_run(width, [Gate.FULL, Gate.RESIDUAL, Gate.FULL], dtype, form="preact")
+    yield from meta_run(width, [Gate.FULL], dtype, inputs=width // 2, stride=2, form="preact")
+    yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, form="bottleneck")
+    yield from meta_run(4 * width, [Gate.FULL], dtype, stride=2, form="bottleneck")
     yield from meta_eval(4 * width, 1, dtype, form="bottleneck")
 
 

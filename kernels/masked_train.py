@@ -14,9 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pathnet.kernels.block_run import BlockRun
 from pathnet.kernels.launch import Launch, run
 from pathnet.kernels.masked_plan import Plan, plan
-from pathnet.kernels.passes import Before, Behind, Source, forward_pass, inner_gradient_pass, weight_gradient_pass
+from pathnet.kernels.partial_sums import PartialSums, partial_sums
+from pathnet.kernels.passes import Before, Behind, Source, forward_pass, inner_gradient_pass
 from pathnet.kernels.rows import copy_pass
 from pathnet.kernels.rows_train_fwd import fresh, geometries
 from pathnet.kernels.rows_train_passes import (
@@ -27,8 +29,7 @@ from pathnet.kernels.rows_train_passes import (
     outer_rows_pass,
 )
 from pathnet.kernels.settings import SUMMED, WARPS
-from pathnet.kernels.stage_train_bwd import Gradients, partial_sums
-from pathnet.kernels.stage_train_fwd import BlockRun
+from pathnet.kernels.stage_train_bwd import Gradients
 from pathnet.kernels.traffic import requested
 from pathnet.kernels.workspace import Workspace, workspace
 
@@ -92,8 +93,7 @@ class _Run(NamedTuple):
     g1: Tensor  # behind its norm1
     gradients: Tensor  # float32 [norms, 2, C]
     space: Workspace
-    partial: Tensor | None  # float32 [slots, weights]
-    columns: dict[int, int]  # index of a convolution -> its first column in `partial`
+    partial: PartialSums
 
 
 def masked_train_bwd(
@@ -102,11 +102,11 @@ def masked_train_bwd(
     """The gradients of x, of the norms and of the weights asked for; zeros for blocks that the gates do not train."""
     held, grad_x = masked_kept_of(kept), torch.empty_like(grad_y)
     shapes = geometries(x, blocks, [len(x)] * len(gates))
-    partial, columns = partial_sums(blocks, shapes, grad_y, needs_weights)
+    partial = partial_sums(blocks, shapes, grad_y, needs_weights)
     gradients = torch.zeros((len(blocks.norms), 2, x.shape[1]), dtype=torch.float32, device=x.device)
     planned = plan(gates, x, x, held.values, grad_y, grad_x)
     state = _Run(blocks, planned, held, x, grad_y, grad_x, torch.empty_like(grad_y), torch.empty_like(grad_y),
-                 gradients, workspace(x, shapes[0][0].pixels_in, x.shape[1]), partial, columns)  # fmt: skip
+                 gradients, workspace(x, shapes[0][0].pixels_in, x.shape[1]), partial)  # fmt: skip
     for index in reversed(range(len(gates))):
         for launch in _block(state, index):
             run(launch._replace(gate=planned.passes[index]))
@@ -136,12 +136,9 @@ def _block(state: _Run, index: int) -> list[Launch]:
         inner_gradient_pass("masked: data gradient conv2", two, behind2, weights[1], before1, state.g1, space,
                             precision),
     ]  # fmt: skip
-    for place, behind, prologue, source, shape in (
-        (1, behind2, "norm", read[0], two), (0, behind1, "rows", read[1], one),
-    ):  # fmt: skip
-        if state.partial is not None and (column := state.columns.get(2 * index + place)) is not None:
-            launches.append(weight_gradient_pass(f"masked: weight gradient conv{place + 1}", shape, behind, prologue,
-                                                 source, weights[place], state.partial, column, precision))  # fmt: skip
+    for place, behind, prologue, source in ((1, behind2, "norm", read[0]), (0, behind1, "rows", read[1])):
+        if launch := state.partial.launch(2 * index + place, behind, prologue, source):
+            launches.append(launch._replace(name=f"masked: {launch.name}"))
     outer = outer_rows_pass(one, behind1, weights[0], state.g, len(x), state.grad_x, planned.own, precision)
     return [*launches, outer]
 
@@ -162,11 +159,11 @@ def sum_masked_slots(partial, total, passes, slots, slot_size, size, BLOCK: tl.c
 
 
 def _summed(state: _Run) -> Tensor | None:
-    partial = state.partial
+    partial = state.partial.sums
     if partial is None:
         return None
     total = torch.empty(partial.shape[1], dtype=state.blocks.weights[0].dtype, device=partial.device)
-    for index, column in state.columns.items():
+    for index, column in state.partial.columns.items():
         size = state.blocks.weights[index].numel()
         own = {"partial": partial[:, column:], "total": total[column:], "passes": state.planned.passes[index // 2]}
         arguments = {**own, "slots": len(partial), "slot_size": partial.shape[1], "size": size}

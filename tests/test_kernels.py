@@ -84,11 +84,12 @@ def test_the_catalogue_has_every_block_size_of_the_table():
     launches = catalogue([16, 64], ["float16", "ieee"])
     assert {launch.kernel.fn.__name__ for launch in launches} >= {
         "conv_eval", "conv_forward", "merge", "arrive", "inner_gradient", "outer_gradient", "weight_gradient",
-        "sum_slots",
+        "sum_slots", "first_norm", "conv_residual", "residual_gradient", "depart",
     }  # fmt: skip
     convs = [launch.constants for launch in launches if launch.multiplies]
     assert {constants["STRIDE"] for constants in convs if "STRIDE" in constants} == {1, 2}
     assert {launch.constants.get("MASK") for launch in launches} >= {"none", "values", "bits"}
+    assert {constants["SIDE"] for constants in convs if "SIDE" in constants} == {1, 3}
     assert {launch.constants.get("BITS") for launch in launches} >= {"none", "new", "join"}
     assert max(CHANNELS) > 64 and set(DTYPES) == {"float16", "bfloat16", "tf32", "ieee"}
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from pathnet.gates import Gate
 from pathnet.ops.once import differentiable_once
 from pathnet.ops.schemas import library
+from pathnet.ops.stage_train_forms import BASIC, form_of
 from pathnet.ops.stage_train_run import Run, run_of
 from pathnet.ops.stage_train_triton import supports_blocks
 from pathnet.ops.stage_train_triton_rules import block_run
@@ -44,6 +45,8 @@ def unfit(x: Tensor, blocks: Sequence[Block], gates: Tensor) -> str | None:
         )
     if any(block.shortcut for block in blocks):
         return "a shortcut is not the identity; run that block on its own"
+    if any(form_of(block) != BASIC for block in blocks):
+        return "a block is not a basic one"
     return supports_blocks(x, blocks)
 
 
@@ -110,8 +113,8 @@ def _bwd_fake(grad_y, x, gates, saved, weights, norms, *rest):
 
 
 def _described(weights, norms, running, scales, flags, constants, precision):
-    strides_and_gates = [1, int(Gate.FULL)] * len(scales)  # nobody reads these gates
-    return block_run(weights, norms, running, strides_and_gates, scales, flags, constants, precision)
+    layout = [BASIC, 1, int(Gate.FULL)] * len(scales)  # nobody reads these gates
+    return block_run(weights, norms, running, layout, scales, flags, constants, precision)
 
 
 for _key in ("CPU", "CUDA"):
