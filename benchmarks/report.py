@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks import counts
 from benchmarks.bounds import Bound, Work
 from benchmarks.cases import Case
 from benchmarks.ceilings import Ceilings
@@ -235,7 +236,7 @@ def markdown(runs: Sequence[dict], note: str = "") -> str:
         having = [run for run in runs if results(run, kind)]
         if having:
             parts += [heading, text, make(having[0])]
-    parts.append("## What is not fast yet\n")
+    parts += [counts.section(), "## What is not fast yet\n"]
     for run in runs:
         slow = shortfalls(run) or ["Every case is faster than all that it was measured against."]
         parts += [f"With {setting(run)}:\n", "\n".join(f"- {sentence}" for sentence in slow) + "\n"]

@@ -44,12 +44,12 @@ def conv_tile(inputs: int, outputs: int, dtype: torch.dtype, precision: str) -> 
 
     128 pixels fill the four warps; float32 holds twice the registers a value, so 64 there. All channels up to 64 stand
     in one program, so that activations are requested once. A step adds 32 channels: the prologue's float32 values then
-    are 32 registers a thread and tensor. IEEE products hold both operands in registers: 32 channels a program, else
-    they spill.
+    are 32 registers a thread and tensor. IEEE products hold both operands in registers: 32 channels a program and
+    16 a step, else they spill.
     """
     wide = dtype == torch.float32
-    most = 32 if wide and precision == "ieee" else 64
-    return ConvTile(64 if wide else 128, _power(outputs, most), _power(inputs, 32), WARPS, 2)
+    n, k = (32, 16) if wide and precision == "ieee" else (64, 32)
+    return ConvTile(64 if wide else 128, _power(outputs, n), _power(inputs, k), WARPS, 2)
 
 
 def stream_channels(channels: int) -> int:
@@ -58,8 +58,11 @@ def stream_channels(channels: int) -> int:
 
 
 def weight_tile(inputs: int, outputs: int, dtype: torch.dtype) -> WeightTile:
-    """At most 32 x 32 sums for each of three taps, 24 registers a thread: the rest is for the prologues."""
-    return WeightTile(32 if dtype == torch.float32 else 64, _power(inputs, 32), _power(outputs, 32), WARPS, 2)
+    """At most 32 x 32 sums for each of three taps, 24 registers a thread: the rest is for the prologues.
+
+    Those of 64 pixels spill a few bytes on sm_80.
+    """
+    return WeightTile(32, _power(inputs, 32), _power(outputs, 32), WARPS, 2)
 
 
 def weight_slots(pixels: int, programs: int, block: int, largest: int, itemsize: int, channels: int) -> int:
