@@ -10,6 +10,7 @@ from pathnet.gates import Gate
 from pathnet.kernels.block_run import BlockRun
 from pathnet.kernels.launch import Launch, observed
 from pathnet.kernels.passes import Norm
+from pathnet.kernels.path_bwd import path_bwd
 from pathnet.kernels.rows_catalogue import meta_rows_eval, meta_rows_run
 from pathnet.kernels.stage_eval import EvalNorm, stage_eval
 from pathnet.kernels.stage_train_bwd import stage_train_bwd
@@ -91,6 +92,19 @@ def meta_eval(
     return launches
 
 
+def meta_path(channels: int, dtype: str = "float16") -> list[Launch]:
+    """The launches of a gradient back along a path of two convolutions, and of one of none, as `meta_run`."""
+    stored, precision = DTYPES[dtype]
+    with torch.device("meta"):
+        gradient = torch.empty((IMAGES, channels, SIDE, SIDE), dtype=stored, memory_format=torch.channels_last)
+        weights = [torch.empty(channels, channels, 3, 3) for _ in range(2)]
+        masks = [torch.empty((IMAGES, -(-channels // 16), SIDE, SIDE), dtype=torch.int16) for _ in range(3)]
+    with observed() as launches:
+        path_bwd(gradient, weights, masks, precision)
+        path_bwd(gradient, [], masks, precision)
+    return launches
+
+
 def catalogue(channels: Sequence[int], dtypes: Sequence[str]) -> list[Launch]:
     """One launch of each distinct kernel and setting."""
     distinct: dict[tuple, Launch] = {}
@@ -108,6 +122,7 @@ def _all(channels: Sequence[int], dtypes: Sequence[str]) -> Iterator[Launch]:
             yield from meta_run(width, [Gate.FORWARD, Gate.FULL], dtype, batch_stats=False)
             yield from meta_eval(width, 1, dtype)
             yield from meta_eval(width, 1, dtype, inputs=width // 2, stride=2)
+            yield from meta_path(width, dtype)
             yield from meta_rows_eval(width, ROWS, *DTYPES[dtype])
             yield from meta_rows_run(width, ROWS, *DTYPES[dtype])
             yield from _other_forms(width, dtype)

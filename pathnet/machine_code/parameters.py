@@ -10,7 +10,7 @@ from torch import Tensor
 
 DTYPES = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.uint8: "u8", torch.int8: "i8",
-    torch.int32: "i32", torch.int64: "i64",
+    torch.int16: "i16", torch.int32: "i32", torch.int64: "i64",
 }  # fmt: skip
 BYTES = {"i32": 4, "i64": 8, "fp32": 4, "bool": 1}  # of scalars
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from pathnet import extension
 from pathnet.backend import choose
+from pathnet.ops.path_bwd_triton import path_bwd_triton, supports_triton
 from pathnet.ops.schemas import library
 from pathnet.ops.stage_train_cpu import FEWEST_VALUES, unfit_input, unfit_mode
+from pathnet.ops.triton_calls import loses_triton
 from pathnet.reference.path_bwd import path_bwd as reference_path_bwd
 
 
@@ -22,7 +24,10 @@ def path_bwd(gradient: Tensor, weights: Sequence[Tensor], masks: Sequence[Tensor
     Raises RuntimeError if a forced backend cannot run the call.
     """
     with torch.no_grad():
-        if choose("path_bwd", SUPPORTS, gradient, weights, masks, loses=LOSES) == "cpu":
+        backend = choose("path_bwd", SUPPORTS, gradient, weights, masks, loses=LOSES)
+        if backend == "triton":
+            return path_bwd_triton(gradient, weights, masks)
+        if backend == "cpu":
             return torch.ops.pathnet.path_bwd(gradient, weights, masks)
         return reference_path_bwd(gradient, weights, masks)
 
@@ -44,8 +49,8 @@ def loses_cpu(gradient: Tensor, weights: Sequence[Tensor], masks: Sequence[Tenso
     return None
 
 
-LOSES = {"cpu": loses_cpu}
-SUPPORTS = {"cpu": supports_cpu, "reference": lambda *call: None}
+LOSES: Mapping[str, Callable[..., str | None]] = {"triton": loses_triton, "cpu": loses_cpu}
+SUPPORTS = {"triton": supports_triton, "cpu": supports_cpu, "reference": lambda *call: None}
 
 
 def _fake(gradient, weights, masks):

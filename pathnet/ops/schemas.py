@@ -77,6 +77,8 @@ SCHEMAS = (
     # backward reads them, and masks, one before the first and one behind each, int16 [N, C / 16, H, W], a bit a
     # channel. csrc/cpu/path_bwd.cpp
     "path_bwd(Tensor gradient, Tensor[] weights, Tensor[] masks) -> Tensor",
+    # The same by Triton, gradient in channels_last, float32 products in `precision`. kernels/path_bwd.py
+    "path_bwd_triton(Tensor gradient, Tensor[] weights, Tensor[] masks, str precision) -> Tensor",
     # The compute capability of the kernel that runs on x's GPU, for the doctor. csrc/cuda/probe.cu
     "probe(Tensor x) -> Tensor",
     # A stage whose gates are known only when the graph runs, by the reference. pathnet/ops/stage_traced.py
