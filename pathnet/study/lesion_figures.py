@@ -11,7 +11,8 @@ from pathnet.analysis import mean_interval
 from pathnet.study import style
 from pathnet.study.nets import CONTROL, PAPER_BLOCKS, Document, net_label, nets_with
 
-TAU_GROUPS = 8  # medians in the plot of reorderings, over draws of neighbouring tau
+TAU_GROUPS = 8  # medians in the plot of reorderings, over draws of neighbouring tau ...
+FEWEST_DRAWS = 3  # ... at least so many, for a line through single draws would show chance alone
 
 
 def delete_each(document: Document, figure: Figure) -> None:
@@ -55,7 +56,8 @@ def reorder(document: Document, figure: Figure) -> None:
         drawn = _tau_and_error([trial for part in net["reorder"].values() for trial in part])
         axes.plot(*drawn, style.MARKERS[title], color=style.COLOURS[title], ms=3, alpha=0.3, mew=0)
         by_tau = drawn[:, (-drawn[0]).argsort()]
-        groups = np.array_split(by_tau, min(TAU_GROUPS, by_tau.shape[1]), axis=1)
+        count = max(1, min(TAU_GROUPS, by_tau.shape[1] // FEWEST_DRAWS))
+        groups = np.array_split(by_tau, count, axis=1)
         middles = [np.median(group, axis=1) for group in groups]
         axes.plot(*np.array(middles).T, **style.of_net(title), label=net_label(document, title))
     style.chance(axes, document)
