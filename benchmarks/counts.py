@@ -23,8 +23,8 @@ HEADING = "## Launches and bytes on a GPU, counted"
 TEXT = """Counted on tensors without memory, not timed: no GPU was measured. A training step in float16 at batch
 128; T is the size of a block's value. Eager is mixed precision in channels-last (`benchmarks/eager_counter.py`); the
 second number of its bytes is for batch norms that read their input twice. Ours are the Triton kernels as their launches
-describe themselves ([gpu-kernels.md](gpu-kernels.md)), "-" where the catalogue has no such run. A block is one in the
-middle of a run, activations alone; a net is all 52 identity blocks of ResNet-110, with weights and the ends of runs.
+describe themselves ([gpu-kernels.md](gpu-kernels.md)). A block is one in the middle of a run, activations alone; a net
+is all 52 identity blocks of ResNet-110, with weights and the ends of runs.
 Written by `python -m benchmarks.counts --out docs/benchmarks.md`."""
 
 
@@ -42,7 +42,7 @@ def _rows() -> Iterator[list[str]]:
         yield [
             f"{name} block, FULL",
             *_block(kind, FULL),
-            *(_our_block() if ours and kind is BasicBlock else ["-"] * 3),
+            *(_our_block(kind) if ours else ["-"] * 3),
         ]
     for name, step in (("all FULL", 1), ("17 of 52 FULL, the rest FORWARD", 3)):
         yield [f"ResNet-110, {name}", *_net(step), *(_our_net(step) if ours else ["-"] * 3)]
@@ -80,14 +80,12 @@ def _stages(step: int) -> Iterator[tuple[int, int, list[int]]]:
         yield channels, side, [next(gates) for _ in range(blocks)]
 
 
-def _ours(channels: int, side: int, gates: list[int]) -> tuple[int, int, int, list[Tensor]]:
+def _ours(channels: int, side: int, gates: list[int], form: str = "basic") -> tuple[int, int, int, list[Tensor]]:
     """Launches, unique bytes of all and of activations, and what is kept, the run's input too where it is read."""
-    from pathnet.kernels.catalogue import meta_run
+    from pathnet.kernels.catalogue import meta_kept, meta_run
     from pathnet.kernels.launch import WORKSPACE
-    from pathnet.kernels.stage_train_fwd import kept_tensors
-    from pathnet.kernels.traffic import Geometry
 
-    launches = meta_run(channels, gates, "float16", images=BATCH, side=side)
+    launches = meta_run(channels, gates, "float16", images=BATCH, side=side, form=form)
     least = BATCH * side * side
     touched = [
         launch.arguments[name]
@@ -97,15 +95,18 @@ def _ours(channels: int, side: int, gates: list[int]) -> tuple[int, int, int, li
         if name not in WORKSPACE
     ]
     large = [t for t in touched if t.numel() >= least]
-    shape = Geometry(BATCH, side, side, channels, channels, 1)
     x = torch.empty(BATCH, channels, side, side, dtype=torch.float16, device="meta")
-    kept = [t for t in kept_tensors(gates, x, [(shape, shape)] * len(gates)) if t is not None and t.numel() >= least]
+    kept = [t for t in meta_kept(channels, gates, BATCH, side, form) if t.numel() >= least]
     return len(launches), _bytes(touched), _bytes(large), [*kept, *([x] if gates[0] == FULL else [])]
 
 
-def _our_block() -> list[str]:
-    one, two = (_ours(16, SIDE, [FULL] * blocks) for blocks in (2, 3))
-    size = BATCH * 16 * SIDE * SIDE * 2
+FORMS: dict[type[Block], str] = {BasicBlock: "basic", PreActBlock: "preact", Bottleneck: "bottleneck"}
+
+
+def _our_block(kind: type[Block]) -> list[str]:
+    channels = 16 * kind.expansion
+    one, two = (_ours(channels, SIDE, [FULL] * blocks, FORMS[kind]) for blocks in (2, 3))
+    size = BATCH * channels * SIDE * SIDE * 2
     saved = (_bytes(two[3]) - _bytes(one[3])) / size
     return [str(two[0] - one[0]), f"{(two[2] - one[2]) / size:g} T", f"{saved:g} T"]
 

@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from pathnet.gates import Gate
-from pathnet.kernels.block_run import BlockRun
+from pathnet.kernels.block_run import BlockRun, conv_shapes
 from pathnet.kernels.launch import Launch, observed
 from pathnet.kernels.passes import Norm
 from pathnet.kernels.path_bwd import path_bwd
 from pathnet.kernels.rows_catalogue import meta_rows_eval, meta_rows_run
 from pathnet.kernels.stage_eval import EvalNorm, stage_eval
 from pathnet.kernels.stage_train_bwd import stage_train_bwd
-from pathnet.kernels.stage_train_fwd import stage_train_fwd
+from pathnet.kernels.stage_train_fwd import kept_tensors, stage_train_fwd
 from pathnet.kernels.stage_train_preact_bwd import stage_train_preact_bwd
+from pathnet.kernels.stage_train_preact_fwd import kept_tensors as kept_of_preact
 from pathnet.kernels.stage_train_preact_fwd import stage_train_preact_fwd
 
 CHANNELS = (16, 32, 64, 128)  # each block size of the table, and one with several blocks of channels
@@ -30,10 +31,10 @@ IMAGES, SIDE = 128, 32
 ROWS = [[Gate.FORWARD, Gate.FULL, Gate.FORWARD], [Gate.OFF] * 3, [Gate.FULL, Gate.OFF, Gate.OFF]] * (IMAGES // 3)
 DEPTHS = {"basic": 2, "preact": 2, "bottleneck": 3}  # convolutions of a block
 TRAINING = {
-    "basic": (stage_train_fwd, stage_train_bwd),
-    "preact": (stage_train_preact_fwd, stage_train_preact_bwd),
-    "bottleneck": (stage_train_fwd, stage_train_bwd),
-}  # the forward and the backward of a run
+    "basic": (stage_train_fwd, stage_train_bwd, kept_tensors),
+    "preact": (stage_train_preact_fwd, stage_train_preact_bwd, kept_of_preact),
+    "bottleneck": (stage_train_fwd, stage_train_bwd, kept_tensors),
+}  # the forward and the backward of a run, and what is kept between them
 
 
 def meta_run(
@@ -58,11 +59,22 @@ def meta_run(
     blocks = BlockRun(weights, norms, strides, [int(gate) for gate in gates], [1.0] * len(gates), precision)
     needs_weights = [gates[i // depth] in (Gate.FULL, Gate.RESIDUAL) for i in range(len(weights))]
     skip = None if stride == 1 else x.new_empty((images, channels, -(-side // stride), -(-side // stride)))
-    forward, backward = TRAINING[form]
+    forward, backward, _ = TRAINING[form]
     with observed() as launches:
         y, kept = forward(x, skip, blocks)
         backward(y, x, kept, blocks, skip is not None, True, skip is not None, needs_weights)
     return launches
+
+
+def meta_kept(
+    channels: int, gates: Sequence[int], images: int = IMAGES, side: int = SIDE, form: str = "basic"
+) -> list[torch.Tensor]:
+    """What such a run, in float16, keeps for its backward beside its own input."""
+    with torch.device("meta"):
+        weights = [torch.empty(shape) for shape in _weight_shapes(form, channels, channels, len(gates))]
+        x = torch.empty((images, channels, side, side), dtype=torch.float16, memory_format=torch.channels_last)
+    shapes = conv_shapes(weights, [1] * len(gates), images, side, side)
+    return [t for t in TRAINING[form][2](gates, x, shapes) if t is not None]
 
 
 def _weight_shapes(form: str, channels: int, inputs: int, blocks: int) -> Iterator[tuple[int, int, int, int]]:

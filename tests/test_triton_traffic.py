@@ -10,11 +10,9 @@ from triton_cases import DEVICE, assert_requested, interpreted, on_device, reque
 
 from pathnet import PathResNet, Paths, profile, use_backend
 from pathnet.blocks import BLOCKS
-from pathnet.kernels.block_run import conv_shapes
-from pathnet.kernels.catalogue import meta_run
+from pathnet.kernels.catalogue import meta_kept, meta_run
 from pathnet.kernels.launch import observed
 from pathnet.kernels.stage_train_fwd import kept_tensors
-from pathnet.kernels.stage_train_preact_fwd import kept_tensors as kept_of_preact
 from pathnet.kernels.traffic import Geometry
 
 pytestmark = on_device
@@ -98,18 +96,14 @@ def test_what_is_kept(gates, streams):
 )
 def test_what_pre_activation_blocks_keep(gates, streams):
     """x and u1, beside the run's own input; FORWARD blocks nothing."""
-    shape = Geometry(IMAGES, SIDE, SIDE, CHANNELS, CHANNELS, 1)
-    x = torch.empty((IMAGES, CHANNELS, SIDE, SIDE), dtype=torch.float16, device="meta")
-    kept = [t for t in kept_of_preact(gates, x, [[shape, shape]] * len(gates)) if t is not None]
+    kept = meta_kept(CHANNELS, gates, IMAGES, SIDE, "preact")
     assert sum(t.numel() * t.element_size() for t in kept if t.numel() > 1000) == streams * STREAM
 
 
 def test_what_bottlenecks_keep():
     """x and u3 of T, u1 and u2 of T / 4, and the run's mask."""
-    x = torch.empty((IMAGES, 4 * CHANNELS, SIDE, SIDE), dtype=torch.float16, device="meta")
-    weights = [torch.empty(shape, device="meta") for shape in ((16, 64, 1, 1), (16, 16, 3, 3), (64, 16, 1, 1))]
-    kept = kept_tensors([1, 1], x, conv_shapes(weights * 2, [1, 1], IMAGES, SIDE, SIDE))
-    large = [t.numel() * t.element_size() for t in kept if t is not None and t.numel() > 1000]
+    kept = meta_kept(4 * CHANNELS, [1, 1], IMAGES, SIDE, "bottleneck")
+    large = [t.numel() * t.element_size() for t in kept if t.numel() > 1000]
     assert sum(large) / STREAM / 4 == 1.5 + 2.5 + 1 / 16
 
 
