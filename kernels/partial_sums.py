@@ -55,7 +55,7 @@ def partial_sums(blocks: BlockRun, shapes: Shapes, like: Tensor, needs: Sequence
     if not columns:
         return PartialSums(blocks, shapes, None, columns)
     largest = max((geometry for convs in shapes for geometry in convs), key=lambda geometry: geometry.weights)
-    tile = weight_tile(largest.inputs, largest.outputs, like.dtype)
+    tile = weight_tile(largest.inputs, largest.outputs)
     programs = largest.side * triton.cdiv(largest.inputs, tile.i) * triton.cdiv(largest.outputs, tile.o)
     end = shapes[0][-1]
     slots = weight_slots(end.pixels_out, programs, tile.p, largest.weights, like.element_size(), end.outputs)

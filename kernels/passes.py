@@ -252,7 +252,7 @@ def weight_gradient_pass(
     first: int, scale: float, precision: str,
 ) -> Launch:  # fmt: skip
     """partial [slots, weights of the run]: this convolution's, from column `first` on, laid out as the weight is."""
-    g, tile = geometry, weight_tile(geometry.inputs, geometry.outputs, behind.g.dtype)
+    g, tile = geometry, weight_tile(geometry.inputs, geometry.outputs)
     slots, slot_size = partial.shape
     blocks = triton.cdiv(g.inputs, tile.i) * triton.cdiv(g.outputs, tile.o)
     own = partial[:, first : first + weight.numel()]

@@ -57,7 +57,7 @@ def stream_channels(channels: int) -> int:
     return _power(channels, 64)
 
 
-def weight_tile(inputs: int, outputs: int, dtype: torch.dtype) -> WeightTile:
+def weight_tile(inputs: int, outputs: int) -> WeightTile:
     """At most 32 x 32 sums for each of three taps, 24 registers a thread: the rest is for the prologues.
 
     Those of 64 pixels spill a few bytes on sm_80.
