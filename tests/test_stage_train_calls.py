@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import Recorder, make_stage, specs
 from torch.autograd import forward_ad
-from training_cases import SIDE, TRAINED_FORMS, C, N, route_of, stage_of, stream, train
+from training_cases import SIDE, TRAINED_FORMS, C, N, stage_of, stream, train
 
 from pathnet import PathResNet, Paths, explain, extension, profile, use_backend
 from pathnet.blocks import BLOCKS
@@ -117,7 +117,7 @@ def test_blocks_share_a_call(gates, shortcut, runs):
     stage = stage_of() if shortcut == "identity" else make_stage("basic", "conv", blocks=4).train()
     with Recorder() as recorder:
         train(stage, stream(), gates).sum().backward()
-    calls = [len(args[5]) // 3 for func, args in recorder.calls if func is torch.ops.pathnet.stage_train_fwd.default]
+    calls = [len(args[6]) // 3 for func, args in recorder.calls if func is torch.ops.pathnet.stage_train_fwd.default]
     assert calls == runs and len(recorder.calls) == 2 * len(runs)
 
 
@@ -179,13 +179,12 @@ def test_a_forced_backend_says_why_it_cannot(name):
     assert SUPPORTS["reference"](stream(), specs(stage)) is None
 
 
-def test_rows_sides_and_modes_are_refused():
+def test_sides_and_modes_are_refused():
     stage = stage_of()
     blocks = specs(stage)
     assert "float64" in SUPPORTS["cpu"](stream().double(), blocks)
     assert "no image" in SUPPORTS["cpu"](torch.randn(0, C, 8, 8), blocks)
     assert "one pixel" in SUPPORTS["cpu"](torch.randn(9, C, 1, 2), specs(make_stage("basic", "conv")))
-    assert "image to image" in SUPPORTS["cpu"](stream(), blocks, route_of([[1, 1, 1, 1], [1, 0, 1, 1]]))
     for form in TRAINED_FORMS[1:]:
         assert "even sides" in SUPPORTS["cpu"](torch.randn(2, C, 9, 8), specs(make_stage(form, "conv")))
     first = make_stage("bottleneck", "conv")

@@ -30,10 +30,13 @@ namespace {
 // One image of a tensor [N, C, H, W].
 struct View {
   float* data;
-  int64_t channels, channel, row, column;
+  int64_t channels, rows, columns;
+  int64_t channel, row, column;  // floats from one to the next
   View(const Tensor& x, int64_t image)
       : data(train::data(x) + image * x.stride(0)),
         channels(x.size(1)),
+        rows(x.size(2)),
+        columns(x.size(3)),
         channel(x.stride(1)),
         row(x.stride(2)),
         column(x.stride(3)) {}
@@ -78,6 +81,24 @@ void block_from_batch(const float* batch, const Extent& extent, const uint16_t* 
   }
 }
 
+// Along the channels where they are dense in both, else along the columns.
+void copy_image(const View& from, const View& to) {
+  const bool channels_last = from.channel == 1 && to.channel == 1;
+  const int64_t outer = channels_last ? from.columns : from.channels;
+  const int64_t inner = channels_last ? from.channels : from.columns;
+  const auto steps = [&](const View& x) {
+    return channels_last ? std::pair(x.column, x.channel) : std::pair(x.channel, x.column);
+  };
+  const auto [from_outer, from_inner] = steps(from);
+  const auto [to_outer, to_inner] = steps(to);
+  for (int64_t i = 0; i < from.rows; ++i)
+    for (int64_t j = 0; j < outer; ++j) {
+      const float* source = from.data + i * from.row + j * from_outer;
+      float* target = to.data + i * to.row + j * to_outer;
+      for (int64_t k = 0; k < inner; ++k) target[k * to_inner] = source[k * from_inner];
+    }
+}
+
 // Calls visit(image, block, offset of the block in the batch) for all, in parallel.
 template <typename Visit>
 void for_blocks(int64_t images, const Extent& extent, const Visit& visit) {
@@ -90,16 +111,26 @@ void for_blocks(int64_t images, const Extent& extent, const Visit& visit) {
 
 }  // namespace
 
-void to_batch(const Tensor& x, const Extent& extent, float* batch) {
-  for_blocks(x.size(0), extent, [&](int64_t n, int64_t b, int64_t pixel) {
-    block_to_batch(View(x, n), extent, b, batch + pixel * kBlock);
+void to_batch(const Plan& plan, const Tensor& x, const Extent& extent, float* batch) {
+  for_blocks(plan.images, extent, [&](int64_t n, int64_t b, int64_t pixel) {
+    block_to_batch(View(x, plan.row(n)), extent, b, batch + pixel * kBlock);
   });
 }
 
-void from_batch(const float* batch, const Extent& extent, const uint16_t* alive, const Tensor& x) {
-  for_blocks(x.size(0), extent, [&](int64_t n, int64_t b, int64_t pixel) {
+void from_batch(const Plan& plan, const float* batch, const Extent& extent, const uint16_t* alive,
+                const Tensor& x) {
+  for_blocks(plan.images, extent, [&](int64_t n, int64_t b, int64_t pixel) {
     block_from_batch(batch + pixel * kBlock, extent, alive == nullptr ? nullptr : alive + pixel, b,
-                     View(x, n));
+                     View(x, plan.row(n)));
+  });
+}
+
+void pass_others(const Plan& plan, const Tensor& from, const Tensor& to) {
+  std::vector<int64_t> others;
+  for (int64_t row = 0, n = 0; row < from.size(0) && !plan.rows.empty(); ++row)
+    n < plan.images&& plan.rows[n] == row ? void(++n) : others.push_back(row);
+  torch::stable::parallel_for(0, others.size(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) copy_image(View(from, others[i]), View(to, others[i]));
   });
 }
 

@@ -36,10 +36,14 @@ inline uint16_t* bits(const Batch& batch) {
   return batch == nullptr ? nullptr : static_cast<uint16_t*>(batch->data_ptr());
 }
 
-// A tensor [N, C, H, W] of any layout to a batch and back, zeros in the channels that only fill a
-// block. `alive` cuts the values whose bit is not set.
-void to_batch(const Tensor& x, const Extent& extent, float* batch);
-void from_batch(const float* batch, const Extent& extent, const uint16_t* alive, const Tensor& x);
+// The plan's images of a tensor [N, C, H, W] of any layout to a batch and back, zeros in the
+// channels that only fill a block. `alive` cuts the values whose bit is not set.
+void to_batch(const Plan& plan, const Tensor& x, const Extent& extent, float* batch);
+void from_batch(const Plan& plan, const float* batch, const Extent& extent, const uint16_t* alive,
+                const Tensor& x);
+
+// The images that do not run, of two tensors of one shape.
+void pass_others(const Plan& plan, const Tensor& from, const Tensor& to);
 
 inline int64_t tiles_of(const Extent& image) {
   return divide_up(image.height, Image::kTile) * divide_up(image.width, Image::kTile);

@@ -10,22 +10,22 @@ namespace pathnet::train {
 namespace {
 
 std::vector<Tensor> stage_train_bwd_cpu(const Tensor& grad_y, const Tensor& x,
-                                        std::vector<Tensor> saved, std::vector<Tensor> weights,
-                                        std::vector<Tensor> norms, std::vector<Tensor> running,
-                                        std::vector<int64_t> blocks, std::vector<double> scales,
-                                        std::vector<bool> norm_flags,
+                                        std::optional<Tensor> rows, std::vector<Tensor> saved,
+                                        std::vector<Tensor> weights, std::vector<Tensor> norms,
+                                        std::vector<Tensor> running, std::vector<int64_t> blocks,
+                                        std::vector<double> scales, std::vector<bool> norm_flags,
                                         std::vector<double> norm_constants, bool has_skip,
                                         std::vector<bool> needs) {
-  const Plan plan =
-      read_plan("stage_train_bwd",
-                {x, weights, norms, running, blocks, scales, norm_flags, norm_constants}, has_skip);
+  const Plan plan = read_plan(
+      "stage_train_bwd",
+      {x, rows, weights, norms, running, blocks, scales, norm_flags, norm_constants}, has_skip);
   check_cpu(grad_y, ScalarType::Float, "stage_train_bwd: grad_y");
-  check_shape(grad_y, {plan.images, plan.out_channels(), plan.out().height, plan.out().width},
+  check_shape(grad_y, {x.size(0), plan.out_channels(), plan.out().height, plan.out().width},
               "stage_train_bwd: grad_y");
   const Kept kept = from_list(plan, saved);
   Gradients gradients(needs, plan);
-  const BackwardCall call{plan, kept, has_skip, x, gradients};
-  plan.preact() ? backward_preact(call, grad_y) : backward_post(call, grad_y);
+  const BackwardCall call{plan, kept, has_skip, x, grad_y, gradients};
+  plan.preact() ? backward_preact(call) : backward_post(call);
   return gradients.list();
 }
 

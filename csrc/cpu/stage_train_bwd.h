@@ -13,18 +13,19 @@ struct BackwardCall {
   const Kept& kept;
   bool has_skip;    // x then gets a gradient through f alone
   const Tensor& x;  // tells shape and memory format
+  const Tensor& grad_y;
   Gradients& gradients;
 };
 
-void backward_post(const BackwardCall& call, const Tensor& grad_y);
-void backward_preact(const BackwardCall& call, const Tensor& grad_y);
+void backward_post(const BackwardCall& call);
+void backward_preact(const BackwardCall& call);
 
 // A pass over the batch a convolution: each reads the gradient of its output through the backward
 // of the batch norm behind it, and gives the gradients of the weights and of the input, masked by
 // the ReLU before, with the sums that the next batch norm's backward needs.
 class BackwardPasses {
  protected:
-  BackwardPasses(const BackwardCall& call, const Tensor& grad_y);
+  explicit BackwardPasses(const BackwardCall& call);
 
   // Takes g, the gradient behind the norm of convs[conv]'s output, back to that of convs[0]'s, and
   // returns the pass over convs[0], which is left to do. `norm` is the backward of g's norm.
@@ -48,7 +49,7 @@ class BackwardPasses {
   const Plan& plan_;
   const Kept& kept_;
   bool has_skip_;
-  const Tensor& x_;
+  const Tensor &x_, &grad_y_;
   Gradients& gradients_;
   Pool pool_;  // before those who hold its batches
   Workers workers_;

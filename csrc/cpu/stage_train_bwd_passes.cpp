@@ -9,11 +9,12 @@ int64_t sums_offset(const Plan& plan) { return round_up(workspace_floats(plan), 
 
 }  // namespace
 
-BackwardPasses::BackwardPasses(const BackwardCall& call, const Tensor& grad_y)
+BackwardPasses::BackwardPasses(const BackwardCall& call)
     : plan_(call.plan),
       kept_(call.kept),
       has_skip_(call.has_skip),
       x_(call.x),
+      grad_y_(call.grad_y),
       gradients_(call.gradients),
       pool_(plan_.op, plan_.images),
       workers_(plan_.op, sums_offset(plan_) + WeightGradients::own_floats(plan_)),
@@ -23,7 +24,7 @@ BackwardPasses::BackwardPasses(const BackwardCall& call, const Tensor& grad_y)
   for (size_t b = 0; b < plan_.blocks.size(); ++b)
     if (plan_.blocks[b].trained()) trained_.push_back(b);
   g_ = pool_.take(plan_.out());
-  to_batch(grad_y, plan_.out(), data(g_));
+  to_batch(plan_, grad_y_, plan_.out(), data(g_));
 }
 
 BackwardConv BackwardPasses::descend(int64_t b, int64_t conv, Batch& g, NormBackward& norm) {
@@ -99,7 +100,8 @@ void BackwardPasses::write_x(const Batch& gradient, const uint16_t* alive) {
   if (!gradients_.needs_x()) return;
   Tensor result = allocate({x_.size(0), x_.size(1), x_.size(2), x_.size(3)},
                            "stage_train_bwd: the gradient of x", memory_format_of(x_));
-  from_batch(data(gradient), plan_.in(), alive, result);
+  from_batch(plan_, data(gradient), plan_.in(), alive, result);
+  pass_others(plan_, grad_y_, result);
   gradients_.set_x(result);
 }
 
@@ -109,7 +111,7 @@ void BackwardPasses::write_skip(const Batch& gradient, const uint16_t* alive) {
   Tensor result =
       allocate({plan_.images, block.out_channels(), block.out().height, block.out().width},
                "stage_train_bwd: the gradient of skip", memory_format_of(x_));
-  from_batch(data(gradient), block.out(), alive, result);
+  from_batch(plan_, data(gradient), block.out(), alive, result);
   gradients_.set_skip(result);
 }
 

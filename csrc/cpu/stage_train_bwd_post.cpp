@@ -7,7 +7,7 @@ namespace {
 // g_ is the gradient before the ReLU of the block at hand.
 class PostBackward : BackwardPasses {
  public:
-  PostBackward(const BackwardCall& call, const Tensor& grad_y) : BackwardPasses(call, grad_y) {}
+  explicit PostBackward(const BackwardCall& call) : BackwardPasses(call) {}
 
   void run() {
     arrive();
@@ -74,8 +74,6 @@ class PostBackward : BackwardPasses {
 
 }  // namespace
 
-void backward_post(const BackwardCall& call, const Tensor& grad_y) {
-  PostBackward(call, grad_y).run();
-}
+void backward_post(const BackwardCall& call) { PostBackward(call).run(); }
 
 }  // namespace pathnet::train

@@ -10,7 +10,7 @@ namespace {
 // block after it is still to be added.
 class PreactBackward : BackwardPasses {
  public:
-  PreactBackward(const BackwardCall& call, const Tensor& grad_y) : BackwardPasses(call, grad_y) {}
+  explicit PreactBackward(const BackwardCall& call) : BackwardPasses(call) {}
 
   void run() {
     for (auto b = trained_.rbegin(); b != trained_.rend(); ++b) run_block(*b);
@@ -95,8 +95,6 @@ class PreactBackward : BackwardPasses {
 
 }  // namespace
 
-void backward_preact(const BackwardCall& call, const Tensor& grad_y) {
-  PreactBackward(call, grad_y).run();
-}
+void backward_preact(const BackwardCall& call) { PreactBackward(call).run(); }
 
 }  // namespace pathnet::train

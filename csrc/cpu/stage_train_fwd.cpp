@@ -34,7 +34,7 @@ class Forward {
     for (size_t b = 0; b < plan_.blocks.size(); ++b) plan_.preact() ? run_preact(b) : run_post(b);
     if (!plan_.preact()) merge_last();
   }
-  void write(const Tensor& y) const { from_batch(data(x_), plan_.out(), nullptr, y); }
+  void write(const Tensor& y) const { from_batch(plan_, data(x_), plan_.out(), nullptr, y); }
   std::vector<Tensor> saved() const { return to_list(plan_, kept_); }
 
  private:
@@ -162,7 +162,7 @@ class Forward {
 
   Batch read(const Tensor& tensor, const Extent& extent) {
     Batch batch = pool_.take(extent);
-    to_batch(tensor, extent, data(batch));
+    to_batch(plan_, tensor, extent, data(batch));
     return batch;
   }
 
@@ -178,12 +178,14 @@ class Forward {
 };
 
 std::tuple<Tensor, std::vector<Tensor>> stage_train_fwd_cpu(
-    const Tensor& x, std::optional<Tensor> skip, std::vector<Tensor> weights,
-    std::vector<Tensor> norms, std::vector<Tensor> running, std::vector<int64_t> blocks,
-    std::vector<double> scales, std::vector<bool> norm_flags, std::vector<double> norm_constants) {
-  const Plan plan = read_plan(
-      "stage_train_fwd", {x, weights, norms, running, blocks, scales, norm_flags, norm_constants},
-      skip.has_value());
+    const Tensor& x, std::optional<Tensor> skip, std::optional<Tensor> rows,
+    std::vector<Tensor> weights, std::vector<Tensor> norms, std::vector<Tensor> running,
+    std::vector<int64_t> blocks, std::vector<double> scales, std::vector<bool> norm_flags,
+    std::vector<double> norm_constants) {
+  const Plan plan =
+      read_plan("stage_train_fwd",
+                {x, rows, weights, norms, running, blocks, scales, norm_flags, norm_constants},
+                skip.has_value());
   const Extent& out = plan.blocks[0].out();
   if (skip.has_value()) {
     check_cpu(*skip, ScalarType::Float, "stage_train_fwd: skip");
@@ -192,9 +194,10 @@ std::tuple<Tensor, std::vector<Tensor>> stage_train_fwd_cpu(
   }
   Forward forward(plan, x, skip);
   forward.run();
-  Tensor y = allocate({plan.images, plan.out_channels(), plan.out().height, plan.out().width},
+  Tensor y = allocate({x.size(0), plan.out_channels(), plan.out().height, plan.out().width},
                       "stage_train_fwd: the output", memory_format_of(x));
   forward.write(y);
+  pass_others(plan, x, y);
   return {y, forward.saved()};
 }
 

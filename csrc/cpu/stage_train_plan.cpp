@@ -135,6 +135,21 @@ void check_sizes(const char* op, const Arguments& from, const Block& block) {
           " is too large. Use fewer or smaller images.");
 }
 
+// Rows of x in ascending order, each of them once.
+std::vector<int64_t> read_rows(const char* op, const Tensor& rows, int64_t images) {
+  const std::string name = std::string(op) + ": rows";
+  check_cpu(rows, ScalarType::Long, name);
+  check(rows.dim() == 1 && rows.size(0) >= 1 && (rows.size(0) == 1 || rows.stride(0) == 1), name,
+        " must be a list of at least one row of x, side by side in memory, but its shape is ",
+        to_string(rows.sizes()), '.');
+  const auto* first = static_cast<const int64_t*>(rows.data_ptr());
+  const std::vector<int64_t> list(first, first + rows.size(0));
+  for (size_t i = 0; i < list.size(); ++i)
+    check(list[i] > (i == 0 ? -1 : list[i - 1]) && list[i] < images, name,
+          " must ascend within the ", images, " images of x, but has ", list[i], " at ", i, '.');
+  return list;
+}
+
 }  // namespace
 
 Plan read_plan(const char* op, const Arguments& from, bool has_skip) {
@@ -146,7 +161,12 @@ Plan read_plan(const char* op, const Arguments& from, bool has_skip) {
           ": x must have C, H and W of 1 to ", kMaxSide, ", but its shape is ",
           to_string(from.x.sizes()), '.');
   const int64_t count = check_lists(op, from);
-  Plan plan{op, from.x.size(0), {}};
+  Plan plan{op, from.x.size(0), {}, {}};
+  if (from.rows.has_value()) {
+    check(!has_skip, op, ": rows stand for blocks whose shortcut is the identity, got a skip.");
+    plan.rows = read_rows(op, *from.rows, plan.images);
+    plan.images = static_cast<int64_t>(plan.rows.size());
+  }
   Reader reader(op, from);
   Extent in{from.x.size(2), from.x.size(3), blocks_of(from.x.size(1))};
   int64_t channels = from.x.size(1), layers = 0;

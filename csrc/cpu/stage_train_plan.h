@@ -1,6 +1,7 @@
 #pragma once
 // What a call of stage_train_fwd or stage_train_bwd is to do: read from its flat arguments and
 // checked.
+#include <optional>
 #include <vector>
 
 #include "../check.h"
@@ -49,6 +50,7 @@ struct Block {
 
 struct Arguments {
   const Tensor& x;
+  const std::optional<Tensor>& rows;
   const std::vector<Tensor>&weights, &norms, &running;
   const std::vector<int64_t>& blocks;
   const std::vector<double>& scales;
@@ -58,8 +60,10 @@ struct Arguments {
 
 struct Plan {
   const char* op;
-  int64_t images = 0;
+  int64_t images = 0;         // that run
+  std::vector<int64_t> rows;  // where they stand in x; empty where all of x runs
   std::vector<Block> blocks;
+  int64_t row(int64_t image) const { return rows.empty() ? image : rows[image]; }
   bool preact() const { return blocks[0].preact; }
   const Extent& in() const { return blocks.front().in(); }
   const Extent& out() const { return blocks.back().out(); }

@@ -34,13 +34,14 @@ SCHEMAS = (
     # A run of gated blocks in training, float32, one gate a block for the whole batch. csrc/cpu/stage_train_fwd.cpp
     # blocks: form (0 basic, 1 pre-activation, 2 and 3 their bottlenecks), stride and gate for each; norm_flags: by
     # batch statistics, running ones move; norm_constants: eps, momentum. running (mean and variance) moves in place.
-    # `skip` is h(x) of the first block, None for the identity. What is saved: csrc/cpu/stage_train_kept.cpp
-    "stage_train_fwd(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, Tensor(a!)[] running, int[] blocks,"
-    " float[] scales, bool[] norm_flags, float[] norm_constants) -> (Tensor y, Tensor[] saved)",
+    # `skip` is h(x) of the first block, None for the identity. rows: int64, the images that run, None for all; the
+    # others pass as they are. What is saved: csrc/cpu/stage_train_kept.cpp
+    "stage_train_fwd(Tensor x, Tensor? skip, Tensor? rows, Tensor[] weights, Tensor[] norms, Tensor(a!)[] running,"
+    " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants) -> (Tensor y, Tensor[] saved)",
     # A gradient for each True of `needs`: x, skip, weights, norms. csrc/cpu/stage_train_bwd.cpp
-    "stage_train_bwd(Tensor grad_y, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] norms, Tensor[] running,"
-    " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants, bool has_skip, bool[] needs)"
-    " -> Tensor[]",
+    "stage_train_bwd(Tensor grad_y, Tensor x, Tensor? rows, Tensor[] saved, Tensor[] weights, Tensor[] norms,"
+    " Tensor[] running, int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants, bool has_skip,"
+    " bool[] needs) -> Tensor[]",
     # The same by Triton: blocks of one form, float32 (products in `precision`: tf32 or ieee), float16 or bfloat16;
     # `running` has the counter of batches too. kernels/stage_train_fwd.py
     "stage_train_triton_fwd(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, Tensor(a!)[] running,"

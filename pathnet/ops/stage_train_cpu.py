@@ -12,8 +12,9 @@ from pathnet import extension
 from pathnet.ops.eval_blocks import unfit_conv
 from pathnet.ops.stage_train_forms import BASIC, KERNELS, form_of, strides
 from pathnet.ops.stage_train_run import stage_train_run
-from pathnet.ops.stage_train_runs import Gated, skip_of, stage_in_runs, unfit_route, unfit_transform
+from pathnet.ops.stage_train_runs import Gated, one_gate, skip_of, stage_in_runs, unfit_transform
 from pathnet.reference import Block, Conv, Norm, Pad, Step
+from pathnet.reference import block as reference_block
 from pathnet.reference.block import RESIDUAL_FLOW, SHORTCUT_FLOW
 from pathnet.reference.layers import Flow
 from pathnet.route import Route
@@ -21,11 +22,20 @@ from pathnet.route import Route
 
 def stage_train_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None) -> Tensor:
     """`stage_train` for calls that `supports_cpu` has accepted, x [N, C, H, W]."""
-    return stage_in_runs(x, blocks, route, _train_run, _skip)
+    return stage_in_runs(x, blocks, route, _train_run, _skip, _block_of_rows)
 
 
 def _train_run(x: Tensor, skip: Tensor | Pad | None, run: list[Gated]) -> Tensor:
     return stage_train_run(_with_even_sides(x, run[0][0]), skip, run)
+
+
+def _block_of_rows(x: Tensor, spec: Block, step: Step) -> Tensor:
+    """A block that some images pass: the kernel runs the others, of which it wants as many values as of a batch."""
+    running = one_gate(step)
+    if running is None or spec.shortcut or len(running[1]) * x.shape[2] * x.shape[3] < FEWEST_VALUES:
+        return reference_block(x, spec, step)
+    one_step, rows = running
+    return stage_train_run(x, None, [(spec, one_step)], rows)
 
 
 def _skip(x: Tensor, spec: Block, step: Step) -> Tensor | Pad | None:
@@ -58,7 +68,7 @@ def supports_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None)
     if not extension.available():
         return extension.why_not()
     unfit_block = (reason for block in blocks if (reason := _unfit(block)))
-    return unfit_mode() or unfit_input(x) or unfit_route(route) or next(unfit_block, None) or _unfit_sides(x, blocks)
+    return unfit_mode() or unfit_input(x) or next(unfit_block, None) or _unfit_sides(x, blocks)
 
 
 def loses_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None = None) -> str | None:

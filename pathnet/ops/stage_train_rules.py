@@ -15,9 +15,10 @@ from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, by_block, strides
 LANES = 16  # channels are kept in blocks of so many (kBlock in csrc/cpu/image.h)
 
 
-def _fwd_fake(x, skip, weights, norms, running, blocks, scales, norm_flags, norm_constants):
+def _fwd_fake(x, skip, rows, weights, norms, running, blocks, scales, norm_flags, norm_constants):
     """csrc/cpu/stage_train_kept.cpp: states of the norms, then what each block keeps: batches and bits."""
-    shape, layers, saved = tuple(x.shape), 0, list[Tensor]()
+    images = len(x) if rows is None else len(rows)
+    shape, layers, saved = (images, *x.shape[1:]), 0, list[Tensor]()
     widest = max(_padded(c) for c in (x.shape[1], *(len(weight) for weight in weights)))
     described = zip(blocks[::3], blocks[1::3], blocks[2::3], by_block(blocks[::3], weights), strict=True)
     for index, (form, stride, gate, own) in enumerate(described):
@@ -29,8 +30,8 @@ def _fwd_fake(x, skip, weights, norms, running, blocks, scales, norm_flags, norm
             saved.extend(x.new_empty((n, _padded(c) // LANES, h, w, LANES)) for n, c, h, w in kept)
             layers += len(own)
         if post and (gate != Gate.FORWARD or index == 0):
-            saved.append(_bits(x, *shape[1:]))
-    return _like(x, shape), [x.new_empty((layers, 4, widest)), *saved]
+            saved.append(_bits(x, *shape))
+    return _like(x, (len(x), *shape[1:])), [x.new_empty((layers, 4, widest)), *saved]
 
 
 def _outputs(inputs: tuple[int, ...], weights: Sequence[Tensor], strides: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -40,16 +41,16 @@ def _outputs(inputs: tuple[int, ...], weights: Sequence[Tensor], strides: Sequen
         yield n, len(weight), h, w
 
 
-def _bits(x: Tensor, channels: int, h: int, w: int) -> Tensor:
+def _bits(x: Tensor, images: int, channels: int, h: int, w: int) -> Tensor:
     """Words of 16 bits, a channel each, two in a float."""
-    return x.new_empty(-(-len(x) * _padded(channels) // LANES * h * w // 2))
+    return x.new_empty(-(-images * _padded(channels) // LANES * h * w // 2))
 
 
 def _padded(channels: int) -> int:
     return -(-channels // LANES) * LANES
 
 
-def _bwd_fake(grad_y, x, saved, weights, norms, running, *rest):
+def _bwd_fake(grad_y, x, rows, saved, weights, norms, running, *rest):
     needs_x, needs_skip, *others = rest[-1]
     given = [_like(x, x.shape)] if needs_x else []
     given += [_like(x, grad_y.shape)] if needs_skip else []

@@ -35,9 +35,11 @@ class Run(NamedTuple):
     counters: list[Tensor]  # num_batches_tracked of each batch norm
 
 
-def stage_train_run(x: Tensor, skip: Tensor | Pad | None, blocks: Sequence[tuple[Block, Step]]) -> Tensor:
+def stage_train_run(
+    x: Tensor, skip: Tensor | Pad | None, blocks: Sequence[tuple[Block, Step]], rows: Tensor | None = None
+) -> Tensor:
     """x [N, C, H, W] through blocks of one gate each, whose shortcut is the identity; for the first, h(x) is `skip` or
-    what that padding makes of x."""
+    what that padding makes of x. Only the images of `rows` run, where they are given; the others pass."""
     run = run_of(blocks)
     moving = [count for count, moves in zip(run.counters, run.layout.flags[1::2], strict=True) if moves]
     if moving:
@@ -46,7 +48,7 @@ def stage_train_run(x: Tensor, skip: Tensor | Pad | None, blocks: Sequence[tuple
         x = x.detach()  # all gradient takes the shortcut
     if not recorded(x, skip if isinstance(skip, Tensor) else None, *run.weights, *run.norms):
         run.layout.blocks[2::3] = [int(Gate.FORWARD)] * len(blocks)  # the same values, and the least is saved
-    return _StageTrainRun.apply(x, skip, run.layout, run.running, *run.weights, *run.norms)
+    return _StageTrainRun.apply(x, skip, rows, run.layout, run.running, *run.weights, *run.norms)
 
 
 def run_of(blocks: Sequence[tuple[Block, Step]]) -> Run:
@@ -87,13 +89,13 @@ class _StageTrainRun(torch.autograd.Function):
     reads."""
 
     @staticmethod
-    def forward(ctx, x, skip, layout, running, *params):
+    def forward(ctx, x, skip, rows, layout, running, *params):
         ctx.pad = skip if isinstance(skip, Pad) else None
         skip = skip if ctx.pad is None else ctx.pad.pad(x)
         count = len(params) - len(running)  # a convolution has one parameter, a batch norm two of each kind
         weights, norms = params[:count], params[count:]
-        y, saved = torch.ops.pathnet.stage_train_fwd(x, skip, weights, norms, running, *layout)
-        ctx.layout, ctx.norms, ctx.running, ctx.has_skip = layout, norms, running, skip is not None
+        y, saved = torch.ops.pathnet.stage_train_fwd(x, skip, rows, weights, norms, running, *layout)
+        ctx.rows, ctx.layout, ctx.norms, ctx.running, ctx.has_skip = rows, layout, norms, running, skip is not None
         ctx.like_x = x.shape, x.stride()
         ctx.unread = [w if gate == Gate.FORWARD else None for w, gate in _with_gates(weights, layout)]
         read = [w for w, gate in _with_gates(weights, layout) if gate != Gate.FORWARD]
@@ -102,12 +104,12 @@ class _StageTrainRun(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_y):
-        needs_x, needs_skip, _, _, *needs_params = ctx.needs_input_grad
+        needs_x, needs_skip, _, _, _, *needs_params = ctx.needs_input_grad
         needs = [needs_x, needs_skip or (needs_x and ctx.pad is not None), *needs_params]
         x = torch.empty_strided(*ctx.like_x)  # tells shape and memory format; nobody reads it
         kept = iter(ctx.saved_tensors)
         weights = [next(kept) if w is None else w for w in ctx.unread]
-        arguments = x, list(kept), weights, ctx.norms, ctx.running, *ctx.layout, ctx.has_skip, needs
+        arguments = x, ctx.rows, list(kept), weights, ctx.norms, ctx.running, *ctx.layout, ctx.has_skip, needs
         with torch.no_grad():
             wanted = iter(torch.ops.pathnet.stage_train_bwd(grad_y, *arguments))
             grad_x, grad_skip, *others = [next(wanted) if need else None for need in needs]
@@ -116,7 +118,7 @@ class _StageTrainRun(torch.autograd.Function):
                     ctx.pad.add_gradient(grad_x, grad_skip)
                 grad_skip = None
         grad_x, grad_skip, *others = differentiable_once([grad_x, grad_skip, *others])
-        return grad_x, grad_skip, None, None, *others
+        return grad_x, grad_skip, None, None, None, *others
 
 
 def _with_gates(weights: Sequence[Tensor], layout: Layout) -> Iterator[tuple[Tensor, int]]:

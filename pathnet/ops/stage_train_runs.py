@@ -34,22 +34,30 @@ def stage_in_runs(
     route: Route | None,
     train_run: Callable[[Tensor, Any, list[Gated]], Tensor],
     skip_of: Callable[[Tensor, Block, Step], Any] = skip_of,
+    block_of_rows: Callable[[Tensor, Block, Step], Tensor] | None = None,
 ) -> Tensor:
     """The stage of x [N, C, H, W], run by run; OFF blocks with an identity shortcut are left out.
 
     `train_run` gets x, what `skip_of` makes of it for the first block, and the blocks. Where gates differ from image to
-    image a step has a gate an image, int8 [N].
+    image a step has a gate an image, int8 [N]; `block_of_rows` then runs such a block alone, where it is given.
     """
-    for run in _runs(x, blocks, _steps(blocks, route)):
+
+    def alone(spec: Block, step: Step) -> bool:
+        """Whether no run takes the block: what is left of it is its shortcut, or differs from image to image."""
+        return step.gate is Gate.OFF or (_differs(step) and (block_of_rows is not None or bool(spec.shortcut)))
+
+    for run in _runs(x, blocks, _steps(blocks, route), alone):
         spec, step = run[0]
-        if _alone(spec, step):
-            x = reference_block(x, spec, step)
+        if alone(spec, step):
+            x = (block_of_rows if block_of_rows and _differs(step) else reference_block)(x, spec, step)
         else:
             x = train_run(x, skip_of(x, spec, step), run)
     return x
 
 
-def _runs(x: Tensor, blocks: Sequence[Block], steps: Sequence[Step]) -> Iterator[list[Gated]]:
+def _runs(
+    x: Tensor, blocks: Sequence[Block], steps: Sequence[Step], alone: Callable[[Block, Step], bool]
+) -> Iterator[list[Gated]]:
     """Blocks that share one call: a shortcut that is not the identity begins a run, or stands alone.
 
     The first block that has a gradient begins one too, so that what stands before it saves nothing.
@@ -62,7 +70,7 @@ def _runs(x: Tensor, blocks: Sequence[Block], steps: Sequence[Step]) -> Iterator
         begins = not recorded and _trains(spec, step)
         recorded = recorded or begins
         other_form = bool(run) and run[0][0].act != spec.act
-        if run and (begins or spec.shortcut or _alone(*run[0]) or other_form):
+        if run and (begins or spec.shortcut or alone(spec, step) or alone(*run[0]) or other_form):
             yield run
             run = []
         run.append((spec, step))
@@ -70,9 +78,8 @@ def _runs(x: Tensor, blocks: Sequence[Block], steps: Sequence[Step]) -> Iterator
         yield run
 
 
-def _alone(spec: Block, step: Step) -> bool:
-    """Whether the reference runs the block: what is left of it is its shortcut, or differs from image to image."""
-    return step.gate is Gate.OFF or (isinstance(step.gate, Tensor) and bool(spec.shortcut))
+def _differs(step: Step) -> bool:
+    return isinstance(step.gate, Tensor) or isinstance(step.multiplier, Tensor)
 
 
 def _trains(spec: Block, step: Step) -> bool:
@@ -86,16 +93,34 @@ def _trains(spec: Block, step: Step) -> bool:
 def _steps(blocks: Sequence[Block], route: Route | None) -> list[Step]:
     if route is None:
         return [Step()] * len(blocks)
-    gates, multiplier = route.gates, route.multiplier if route.multiplier.dim() == 1 else route.multiplier[0]
-    if gates.dim() == 1:
-        return host_steps(gates, multiplier, route.update, mask_rows=False)
-    first = gates[0]
-    if route.mask_rows:  # a masked OFF row computes, times zero
-        return host_steps(torch.where(first == Gate.OFF, int(Gate.FULL), first), multiplier * (first != Gate.OFF),
-                          route.update, mask_rows=False)  # fmt: skip
-    differ = (gates != first).any(0).tolist()
-    steps = host_steps(first, multiplier, route.update, mask_rows=False)
-    return [step._replace(gate=gates[:, i]) if differ[i] else step for i, step in enumerate(steps)]
+    return [_for_batch(step) for step in host_steps(route.gates, route.multiplier, route.update, route.mask_rows)]
+
+
+def _for_batch(step: Step) -> Step:
+    """One gate and one multiplier where all images have the same; a masked OFF row computes, times zero."""
+    gate, factor = _common(step.gate), _common(step.multiplier)
+    if isinstance(gate, Tensor) or isinstance(factor, Tensor):
+        return step
+    gate = Gate(gate)
+    if step.mask_rows and gate is Gate.OFF:
+        gate, factor = Gate.FULL, 0.0
+    return Step(gate, float(factor), step.update)
+
+
+def _common(values: Any) -> Any:
+    """The value that all images share, else the values."""
+    same = isinstance(values, Tensor) and len(values) > 0 and bool((values == values[0]).all())
+    return values[0].item() if same else values
+
+
+def one_gate(step: Step) -> tuple[Step, Tensor] | None:
+    """The step of the images that run, and which those are; None where these differ or where the others compute too."""
+    if step.mask_rows or not isinstance(step.gate, Tensor):
+        return None
+    rows = torch.nonzero(step.gate != Gate.OFF).flatten()
+    factor = step.multiplier[rows] if isinstance(step.multiplier, Tensor) else step.multiplier
+    running = _for_batch(Step(step.gate[rows], factor, step.update))
+    return None if _differs(running) else (running, rows)
 
 
 def gates_of_rows(run: Sequence[Gated], images: int) -> Tensor:

@@ -1,0 +1,101 @@
+"""Gates that differ from image to image, on the compiled CPU kernels: images that pass a block cost it nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import Recorder, make_stage, specs
+from training_cases import TRAINED_FORMS, C, check, images, route_of, stage_of, train
+
+from pathnet import Gate, extension, use_backend
+
+pytestmark = pytest.mark.skipif(not extension.available(), reason="the extension is not compiled")
+OFF, FULL, FORWARD, FROZEN, RESIDUAL = Gate
+SHAPE = 5, C, 8, 8
+ROWS = torch.tensor([[1, 0, 1], [0, 1, 1], [1, 0, 0], [0, 1, 1], [1, 1, 1]])  # 3, 3 and 4 images run
+FWD, BWD = torch.ops.pathnet.stage_train_fwd.default, torch.ops.pathnet.stage_train_bwd.default
+
+
+@pytest.mark.parametrize("training, memory_format", [(False, torch.contiguous_format), (True, torch.channels_last)])
+@pytest.mark.parametrize("gate", [FULL, FORWARD, FROZEN, RESIDUAL])
+@pytest.mark.parametrize("form", TRAINED_FORMS)
+def test_some_images_pass(form, gate, training, memory_format, poisoned):
+    stage, route = stage_of(form, blocks=3).train(training), route_of(ROWS * gate, [1.0, 0.5, -1.5])
+    x = images(stage, SHAPE, route).to(memory_format=memory_format)
+    with Recorder() as recorder:
+        check("cpu", stage, x, route)
+    assert [args[2].tolist() for func, args in recorder.calls if func is FWD] == [[0, 2, 4], [1, 3, 4], [0, 1, 3, 4]]
+
+
+@pytest.mark.parametrize("form", TRAINED_FORMS)
+def test_what_the_kernel_leaves_runs_block_by_block(form, poisoned):
+    """Several gates in a block, few values, a shortcut with weights, multipliers an image, blocks of one gate."""
+    stage = make_stage(form, "conv", blocks=5).train()
+    gates = [[1, 1, 2, 1, 0], [0, 2, 2, 0, 1], [1, 3, 2, 0, 1], [1, 4, 2, 0, 1]]
+    route = route_of(gates, [[1.0, 1.0, 0.5, 1.0, s] for s in (1.0, 2.0, 1.0, 2.0)])
+    x = images(stage, (4, C, 8, 8), route)
+    with Recorder() as recorder:
+        check("cpu", stage, x, route)
+    assert [args[2] for func, args in recorder.calls if func is FWD] == [None], "the third block alone"
+
+
+def test_masked_rows_are_the_reference_s(poisoned):
+    stage, route = stage_of(blocks=3).train(), route_of(ROWS)._replace(mask_rows=True)
+    with Recorder() as recorder:
+        check("cpu", stage, images(stage, SHAPE, route), route)
+    assert not recorder.calls
+
+
+def test_an_offset_view_and_an_expanded_gradient(poisoned):
+    stage = stage_of(blocks=3).train()
+    whole = torch.randn(7, C + 3, 12, 12)
+    x = whole[1:6, 2 : C + 2, 1:9, 3:11].requires_grad_()
+    grads = []
+    for backend in ("cpu", "reference"):
+        with use_backend(backend):
+            grads.append(torch.autograd.grad(train(stage, x, ROWS).sum(), x)[0])
+    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-4)
+
+
+def test_images_that_pass_cost_no_memory():
+    stage, x = stage_of(blocks=1).train(), torch.randn(8, C, 16, 16, requires_grad=True)
+
+    def kept(gates) -> int:
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.nbytes) or t, lambda t: t):
+            train(stage, x, gates)
+        return sum(saved)
+
+    weights = sum(p.nbytes for p in stage.parameters() if p.dim() == 4)
+    few, all_images = kept([[1], [0], [0], [0], [1], [0], [0], [0]]) - weights, kept([[1]] * 8) - weights
+    assert few < 0.27 * all_images
+
+
+def test_the_ops_with_rows_pass_opcheck():
+    stage, x = stage_of(blocks=2).train(), torch.randn(5, C, 8, 8, requires_grad=True)
+    with Recorder() as recorder:
+        train(stage, x, [[1, 2], [0, 2], [1, 0], [0, 2], [1, 0]]).square().sum().backward()
+    assert [func for func, _ in recorder.calls] == [FWD, FWD, BWD, BWD]
+    for func, args in recorder.calls:
+        detached = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, args)
+        torch.library.opcheck(func, detached, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("rows, words", [([0, 0], "ascend"), ([2, 1], "ascend"), ([5], "within"), ([-1], "within"),
+                                         ([], "at least one"), ([[0]], "list")])  # fmt: skip
+def test_wrong_rows_are_refused(rows, words):
+    stage, x = stage_of(blocks=1).train(), torch.randn(SHAPE)
+    with Recorder() as recorder:
+        train(stage, x, ROWS[:, :1])
+    func, args = recorder.calls[0]
+    with pytest.raises((ValueError, RuntimeError), match=words):
+        func(*args[:2], torch.tensor(rows, dtype=torch.int64), *args[3:])
+
+
+def test_no_image_runs_and_every_image_runs():
+    stage, x = stage_of(blocks=2).train(), torch.randn(SHAPE)
+    with use_backend("cpu"), Recorder() as recorder:
+        y = train(stage, x, [[0, 1]] * 5)
+        same = train(stage[1:], x, [1])
+    assert torch.equal(y, same) and all(args[2] is None for _, args in recorder.calls)
+    assert specs(stage)[0].residual[1].num_batches_tracked == 0
