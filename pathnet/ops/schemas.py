@@ -9,7 +9,7 @@ import torch
 
 from pathnet import extension
 
-SCHEMA_VERSION = 7  # compiled into the extension too; raise it with every change of a schema below
+SCHEMA_VERSION = 8  # compiled into the extension too; raise it with every change of a schema below
 
 SCHEMAS = (
     # A stage of gated blocks in evaluation, batch norm folded. csrc/cpu/stage_eval.cpp
