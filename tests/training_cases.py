@@ -60,13 +60,16 @@ def images(stage, shape, route=None, mean: float = 0.0) -> torch.Tensor:
     raise AssertionError(f"every batch of shape {shape} has a ReLU near its kink; take a smaller one")
 
 
-def check(backend: str, stage, x, route=None, factor: float = WINOGRAD) -> dict[str, torch.Tensor | None]:
+def check(
+    backend: str, stage, x, route=None, factor: float = WINOGRAD, eager_as=None
+) -> dict[str, torch.Tensor | None]:
     """Compare a step with float64: at most `factor` times the error of eager PyTorch, plus one rounding.
 
+    Eager PyTorch runs the stage and x, or those of `eager_as`, where it multiplies in another dtype.
     Errors are root mean squares relative to the tensor's, and joined over the tensors of a kind: a single number, or
     the few of a batch norm, is luck, in eager PyTorch too.
     """
-    got, eager = step(backend, stage, x, route), step("reference", stage, x, route)
+    got, eager = step(backend, stage, x, route), step("reference", *(eager_as or (stage, x)), route)
     truth = step("reference", double(stage), x.double(), route)
     kinds: dict[str, list[str]] = {}
     for name, wanted in truth.items():

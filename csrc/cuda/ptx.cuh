@@ -46,6 +46,26 @@ __device__ __forceinline__ void load_matrices(unsigned (&d)[4], const void* row)
                : "memory");
 }
 
+// The same of 2-byte elements, each matrix transposed: lane l gets rows l % 4 * 2 and the next of
+// column l / 4.
+__device__ __forceinline__ void load_matrices_transposed(unsigned (&d)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// Adds to a counter in global memory, and returns what stood there: what other threads did before
+// their additions is visible afterwards.
+__device__ __forceinline__ int add_acquire_release(int* counter, int value) {
+  int before;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(__cvta_generic_to_global(counter)), "r"(value)
+               : "memory");
+  return before;
+}
+
 // d[16, 8] += a[16, k] b[k, 8], k = 16 for two bytes and 8 for four.
 #define PATHNET_MMA(name, shape)                                                           \
   __device__ __forceinline__ void name(float (&d)[4], const unsigned (&a)[4], unsigned b0, \
@@ -116,6 +136,14 @@ inline void load_matrices(unsigned (&d)[4], const void* row, SIMT_AT) {
   simt::touch(row, 16, false, {file, line});
   simt::Matrix mine{d, row};
   simt::meet(~0u, simt::load_matrices, &mine, {file, line});
+}
+inline void load_matrices_transposed(unsigned (&d)[4], const void* row, SIMT_AT) {
+  simt::touch(row, 16, false, {file, line});
+  simt::Matrix mine{d, row};
+  simt::meet(~0u, simt::load_matrices_transposed, &mine, {file, line});
+}
+inline int add_acquire_release(int* counter, int value, SIMT_AT) {
+  return simt::atomic_add(counter, value, simt::kAcquireRelease, {file, line});
 }
 #define PATHNET_MMA(name, twin)                                                                \
   inline void name(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, SIMT_AT) { \

@@ -11,6 +11,7 @@ from pathnet.backend import choose
 from pathnet.ops.parameters import holds_modules, idle_parameters
 from pathnet.ops.stage_traced import stage_traced
 from pathnet.ops.stage_train_cpu import loses_cpu, stage_train_cpu, supports_cpu
+from pathnet.ops.stage_train_cuda import loses_cuda, stage_train_cuda, supports_cuda
 from pathnet.ops.stage_train_triton import stage_train_triton, supports_triton
 from pathnet.ops.triton_calls import loses_triton
 from pathnet.ops.untouched import attach_untouched
@@ -18,8 +19,13 @@ from pathnet.reference import Block, Step, host_steps
 from pathnet.reference import stage as reference_stage
 from pathnet.route import Route
 
-LOSES = {"triton": loses_triton, "cpu": loses_cpu}
-SUPPORTS = {"triton": supports_triton, "cpu": supports_cpu, "reference": lambda *call: None}
+LOSES = {"cuda": loses_cuda, "triton": loses_triton, "cpu": loses_cpu}
+SUPPORTS = {
+    "cuda": supports_cuda,
+    "triton": supports_triton,
+    "cpu": supports_cpu,
+    "reference": lambda *call: None,
+}
 
 
 def stage_train(x: Tensor, blocks: Sequence[Block], route: Route | None, zero_unused: bool) -> Tensor:
@@ -34,6 +40,8 @@ def stage_train(x: Tensor, blocks: Sequence[Block], route: Route | None, zero_un
             return stage_traced(x, blocks, route, zero_unused)
         untouched, elsewhere = idle_parameters(blocks, route)
         x = attach_untouched(x, untouched, elsewhere, zero_unused)
+    if backend == "cuda":
+        return stage_train_cuda(x, blocks, route)
     if backend == "triton":
         return stage_train_triton(x, blocks, route)
     if backend == "cpu":

@@ -43,7 +43,7 @@ def supports_blocks(x: Tensor, blocks: Sequence[Block]) -> str | None:
         or unfit_device(x)
         or unfit_input(x)
         or next(unfit, None)
-        or _unfit_values(x, blocks)
+        or unfit_values(x, blocks)
     )
 
 
@@ -57,7 +57,7 @@ def _unfit_gates(x: Tensor, blocks: Sequence[Block], route: Route | None) -> str
     if bool(((route.gates == Gate.FROZEN).any(0) & train.any(0)).any()):
         return "a block is FROZEN for one image and trained by another, and these kernels sum both up alike"
     images = (route.gates != Gate.OFF).sum(0).tolist()
-    return _few_values(x, blocks, images)
+    return few_values(x, blocks, images)
 
 
 def unfit_form(blocks: Sequence[Block]) -> str | None:
@@ -95,7 +95,7 @@ def _unfit_norm(norm: Norm) -> str | None:
     return None
 
 
-def _few_values(x: Tensor, blocks: Sequence[Block], images: Sequence[int]) -> str | None:
+def few_values(x: Tensor, blocks: Sequence[Block], images: Sequence[int]) -> str | None:
     """Batch statistics need two values a channel in each block, over its images; the reference raises the error."""
     h, w = x.shape[2:]
     for block, count in zip(blocks, images, strict=True):
@@ -107,8 +107,8 @@ def _few_values(x: Tensor, blocks: Sequence[Block], images: Sequence[int]) -> st
     return None
 
 
-def _unfit_values(x: Tensor, blocks: Sequence[Block]) -> str | None:
-    if reason := _few_values(x, blocks, [len(x)] * len(blocks)):
+def unfit_values(x: Tensor, blocks: Sequence[Block]) -> str | None:
+    if reason := few_values(x, blocks, [len(x)] * len(blocks)):
         return reason
     if len({layer.weight.dtype for block in blocks for layer in block.residual if isinstance(layer, Conv)}) > 1:
         return "the convolutions of the stage have weights of several dtypes"

@@ -1,4 +1,4 @@
-"""A run of gated blocks as one autograd function over the ops stage_train_triton_fwd and stage_train_triton_bwd."""
+"""A run of gated blocks on a GPU as one autograd function, over the ops of Triton or of CUDA C++."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ from pathnet.reference import Block, Step
 
 def stage_train_triton_run(x: Tensor, skip: Tensor | None, blocks: Sequence[tuple[Block, Step]]) -> Tensor:
     """x [N, C, H, W] through basic blocks of one gate each; h(x) is `skip` for the first, None for the identity."""
+    return stage_train_gpu_run("stage_train_triton", x, skip, blocks)
+
+
+def stage_train_gpu_run(op: str, x: Tensor, skip: Tensor | None, blocks: Sequence[tuple[Block, Step]]) -> Tensor:
+    """The same by the ops `op`_fwd and `op`_bwd."""
     run = run_of(blocks)
     if skip is not None and blocks[0][1].gate is Gate.FORWARD:
         x = x.detach()  # all gradient takes the shortcut
@@ -25,23 +30,24 @@ def stage_train_triton_run(x: Tensor, skip: Tensor | None, blocks: Sequence[tupl
         run.layout.blocks[2::3] = [int(Gate.FORWARD)] * len(blocks)  # the same values, and the least is saved
     precision = product_precision()
     with torch.autocast(x.device.type, enabled=False):  # the kernels cast weights themselves
-        y = _StageTrainTritonRun.apply(channels_last(x), None if skip is None else channels_last(skip), run, precision,
-                                       *map(dense, run.weights), *run.norms)  # fmt: skip
+        y = _StageTrainGpuRun.apply(op, channels_last(x), None if skip is None else channels_last(skip), run, precision,
+                                    *map(dense, run.weights), *run.norms)  # fmt: skip
     return y if is_channels_last(x) else y.contiguous()
 
 
-class _StageTrainTritonRun(torch.autograd.Function):
+class _StageTrainGpuRun(torch.autograd.Function):
     """Keeps x only where the first block's weights are trained, or its norm reads x, and weights only of blocks that
     pass a gradient."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, skip: Tensor | None, run: Run, precision: str, *params: Tensor):
+    def forward(ctx, op: str, x: Tensor, skip: Tensor | None, run: Run, precision: str, *params: Tensor):
         layout, gates = run.layout, run.layout.blocks[2::3]
         weights, norms = params[: len(run.weights)], params[len(run.weights) :]
         running = list(with_counters(run))
-        y, saved = torch.ops.pathnet.stage_train_triton_fwd(x, skip, weights, norms, running, *layout, precision)
+        forward = getattr(torch.ops.pathnet, f"{op}_fwd")
+        y, saved = forward(x, skip, weights, norms, running, *layout, precision)
         ctx.params = len(params)
-        ctx.run, ctx.precision, ctx.has_skip, ctx.shape = run, precision, skip is not None, x.shape
+        ctx.op, ctx.run, ctx.precision, ctx.has_skip, ctx.shape = op, run, precision, skip is not None, x.shape
         preact = layout.blocks[0] == PREACT
         ctx.passes = preact and all(gate == Gate.FORWARD for gate in gates)
         ctx.keeps_x = gates[0] in (Gate.FULL, Gate.RESIDUAL) or (preact and gates[0] == Gate.FROZEN)
@@ -54,18 +60,20 @@ class _StageTrainTritonRun(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_y: Tensor):
         if ctx.passes:  # no ReLU stands behind the sums
-            return *(grad_y if need else None for need in ctx.needs_input_grad[:2]), *[None] * (2 + ctx.params)
+            return None, *(grad_y if need else None for need in ctx.needs_input_grad[1:3]), *[None] * (2 + ctx.params)
         kept, run = iter(ctx.saved_tensors), ctx.run
-        x = next(kept) if ctx.keeps_x else grad_y.new_empty(1).expand(ctx.shape)  # tells the shape; nobody reads it
+        # Else it tells the shape and nobody reads it; not batched, as grad_y may be.
+        x = next(kept) if ctx.keeps_x else torch.empty(1, dtype=grad_y.dtype, device=grad_y.device).expand(ctx.shape)
         weights = [next(kept) if weight is None else weight for weight in ctx.weights]
-        needs = [*ctx.needs_input_grad[:2], *ctx.needs_input_grad[4:]]
+        needs = [*ctx.needs_input_grad[1:3], *ctx.needs_input_grad[5:]]
         with torch.no_grad():
-            found = torch.ops.pathnet.stage_train_triton_bwd(
+            backward = getattr(torch.ops.pathnet, f"{ctx.op}_bwd")
+            found = backward(
                 grad_y, x, list(kept), weights, run.norms, *run.layout, ctx.precision, ctx.has_skip, needs,
             )  # fmt: skip
         grads = unpacked(iter(found), needs, weights, run.norms)
         grad_x, grad_skip, *others = differentiable_once(list(grads))
-        return grad_x, grad_skip, None, None, *others
+        return None, grad_x, grad_skip, None, None, *others
 
 
 def with_counters(run: Run) -> Iterator[Tensor]:

@@ -220,9 +220,12 @@ void begin_launch(const void* arguments, size_t bytes, int resident) {
   arguments_begin = static_cast<const char*>(arguments), arguments_end = arguments_begin + bytes;
   words.clear(), earlier_readers.clear();
   for (Region& region : regions) {
-    Cell fresh;
-    fresh.initialised = region.initialised;
-    region.cells.assign(checking && !region.read_only ? region.bytes : 0, fresh);
+    region.cells.resize(checking && !region.read_only ? region.bytes : 0);
+    for (Cell& cell : region.cells) {  // what an earlier launch of the call has written is known
+      const bool initialised = cell.initialised || region.initialised;
+      cell = {};
+      cell.initialised = initialised;
+    }
   }
   copies.assign(resident, {});
   shared.assign(resident, {"shared memory", 0, 0, false, false, {}});

@@ -42,7 +42,7 @@ class KernelError(AssertionError):
 @cache
 def library(binding: str, mode: str, macros: tuple[str, ...], edits: tuple[Edit, ...] = ()) -> Library:
     """`binding` (a file of this folder) with the kernel that it includes; `edits` plant bugs in csrc/cuda."""
-    sources = sorted([*HERE.glob("*.h"), *HERE.glob("*.cpp"), *KERNELS.glob("*.cuh")])
+    sources = sorted([*HERE.glob("*.h"), *HERE.glob("*.cpp"), *KERNELS.glob("*.cuh"), *KERNELS.glob("*.h")])
     content = b"".join(file.read_bytes() for file in sources)
     key = hashlib.sha256(content + repr((binding, FLAGS[mode], macros, edits)).encode()).hexdigest()[:16]
     file = BUILD / f"{Path(binding).stem}-{mode}-{key}.so"
@@ -61,7 +61,7 @@ def _kernels(folder: Path, edits: Sequence[Edit]) -> Path:
     """The folder of the kernels, or a copy of it with `edits`."""
     if not edits:
         return KERNELS
-    for file in KERNELS.glob("*.cuh"):
+    for file in (*KERNELS.glob("*.cuh"), *KERNELS.glob("*.h")):
         (folder / file.name).write_text(file.read_text())
     for edit in edits:
         source = (folder / edit.file).read_text()
@@ -90,6 +90,14 @@ def _object(source: Path, flags: Sequence[str], folder: Path) -> Path:
     return result
 
 
+def _integers(numbers: Sequence[int]) -> np.ndarray:
+    return np.array(numbers, dtype=np.int64)
+
+
+def _address(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
 class Library:
     """A compiled binding; its functions take arrays and numbers."""
 
@@ -115,15 +123,40 @@ class Library:
         with exact bounds, and what is in an output may be read only if it is named in `written`, too.
         Raises KernelError where the launch fails.
         """
+        self._configure(inputs, outputs, schedule, seed, written, resident)
+        self._run(function, *map(_address, (*inputs.values(), *outputs.values())), _address(_integers(numbers)))
+
+    def launches(
+        self,
+        function: str,
+        inputs: dict[str, np.ndarray | None],
+        outputs: dict[str, np.ndarray | None],
+        numbers: Sequence[int],
+        schedule: str = "in order",
+        seed: int = 1,
+        written: Sequence[str] = (),
+        resident: int = 4,
+    ) -> None:
+        """The same for a function that launches several kernels: it gets one list of all the pointers, null for None.
+
+        What one launch has written the next may read.
+        """
+        self._configure(inputs, outputs, schedule, seed, written, resident)
+        arrays = (*inputs.values(), *outputs.values())
+        pointers = (ctypes.c_void_p * len(arrays))(*(0 if a is None else a.ctypes.data for a in arrays))
+        self._run(function, pointers, _address(_integers(numbers)))
+
+    def _configure(self, inputs, outputs, schedule: str, seed: int, written: Sequence[str], resident: int) -> None:
         self._functions.simt_configure(SCHEDULES[schedule], ctypes.c_uint64(seed), resident)
         self._functions.simt_buffers(int("-check-" in self.file.name))
-        values = np.array(numbers, dtype=np.int64)
         for name, array in (inputs | outputs).items():
-            assert array.flags.c_contiguous, name
-            size, known = ctypes.c_size_t(array.nbytes), name in inputs or name in written
-            self._functions.simt_buffer(name.encode(), ctypes.c_void_p(array.ctypes.data), size, name in inputs, known)
-        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (*inputs.values(), *outputs.values(), values)]
-        if getattr(self._functions, function)(*pointers):
+            if array is not None:
+                assert array.flags.c_contiguous, name
+                size, known = ctypes.c_size_t(array.nbytes), name in inputs or name in written
+                self._functions.simt_buffer(name.encode(), _address(array), size, name in inputs, known)
+
+    def _run(self, function: str, *arguments) -> None:
+        if getattr(self._functions, function)(*arguments):
             raise KernelError(self._with_lines(self._functions.simt_failure().decode()))
 
     def _with_lines(self, text: str) -> str:

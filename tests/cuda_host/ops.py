@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from cuda_host import stage_train
 from cuda_host.host import Library, library
 from torch import Tensor
 
@@ -27,6 +28,7 @@ class OnHost:
 
     def __init__(self, mode: str = "values", schedule: str = "in order", seed: int = 1, edits=()):
         self.mode, self.schedule, self.seed, self.edits = mode, schedule, seed, edits
+        self.launches = 0  # of the ops of training
 
     def library(self, binding: str, operand: torch.dtype) -> Library:
         return library(binding, self.mode, (f"OPERAND={OPERANDS[operand]}",), self.edits)
@@ -50,15 +52,32 @@ class OnHost:
         )
         return logits
 
+    def stage_train_cuda_fwd(self, x, *rest):
+        y, saved, launches = stage_train.forward(self._stage_train(x), x, *rest, **self._how())
+        self.launches += launches
+        return y, saved
+
+    def stage_train_cuda_bwd(self, grad_y, x, *rest):
+        grads, launches = stage_train.backward(self._stage_train(x), grad_y, x, *rest, **self._how())
+        self.launches += launches
+        return grads
+
+    def _stage_train(self, x: Tensor) -> Library:
+        macros = f"OPERAND={OPERANDS[x.dtype]}", f"CHANNELS={x.shape[1]}"
+        return library("stage_train.cpp", self.mode, macros, self.edits)
+
+    def _how(self) -> dict[str, str | int]:
+        return {"schedule": self.schedule, "seed": self.seed}
+
 
 @contextmanager
-def on_host(*args, **kwargs) -> Iterator[None]:
+def on_host(*args, **kwargs) -> Iterator[OnHost]:
     """Inside, the CUDA ops take CPU tensors and run there."""
     runner = OnHost(*args, **kwargs)
     implementations = torch.library.Library("pathnet", "IMPL")
-    for name in ("net_eval",):
+    for name in ("net_eval", "stage_train_cuda_fwd", "stage_train_cuda_bwd"):
         implementations.impl(name, getattr(runner, name), "CPU")
     try:
-        yield
+        yield runner
     finally:
         implementations._destroy()

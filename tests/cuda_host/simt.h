@@ -99,6 +99,7 @@ void shuffle(void* const* lanes);
 void vote(void* const* lanes);
 void nothing(void* const* lanes);
 void load_matrices(void* const* lanes);
+void load_matrices_transposed(void* const* lanes);  // of 2-byte elements
 void multiply_bf16(void* const* lanes);
 void multiply_fp16(void* const* lanes);
 void multiply_tf32(void* const* lanes);
@@ -149,6 +150,10 @@ inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 template <class T>
 __forceinline__ T __ldg(const T* address) {
+  return *address;
+}
+template <class T>
+__forceinline__ T __ldcg(const T* address) {
   return *address;
 }
 using std::max;

@@ -104,6 +104,19 @@ void load_matrices(void* const* lanes) {
   }
 }
 
+void load_matrices_transposed(void* const* lanes) {
+  uint16_t rows[32][8];
+  for (int lane = 0; lane < 32; ++lane)
+    std::memcpy(rows[lane], static_cast<const Matrix*>(lanes[lane])->row, 16);
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int matrix = 0; matrix < 4; ++matrix) {
+      const auto* of_matrix = rows + matrix * 8 + lane % 4 * 2;
+      static_cast<Matrix*>(lanes[lane])->result[matrix] =
+          of_matrix[0][lane / 4] | static_cast<unsigned>(of_matrix[1][lane / 4]) << 16;
+    }
+  }
+}
+
 void multiply_bf16(void* const* lanes) { multiply_16_bits<from_bf16>(lanes); }
 void multiply_fp16(void* const* lanes) { multiply_16_bits<from_fp16>(lanes); }
 

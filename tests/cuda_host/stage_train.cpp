@@ -1,0 +1,80 @@
+// The launches of stage_train on the host; tests/cuda_host/stage_train.py calls them. `p` are arrays in
+// the order of the comment, null where a run has none.
+#include "stage_train_table.h"
+
+using namespace pathnet;
+using namespace pathnet::train;
+
+namespace {
+
+struct Launch {
+  int64_t count = 0;
+  bool failed = false;
+
+  template <class Kernel, class Plan>
+  void operator()(Kernel* kernel, int blocks, int threads, int64_t shared, const Plan& plan) {
+    ++count;
+    failed = failed || simt::launch(dim3(blocks), dim3(threads), shared, [=] { kernel(plan); });
+  }
+};
+
+}  // namespace
+
+// x, skip, weights, norms, reals; y, slots, counter, scratch (u1, u2, x, x, states), running, kept,
+// launches
+extern "C" int forward(void* const* p, const int64_t* n) {
+  Pointers pointers(p);
+  const void *x = pointers.next(), *skip = pointers.next();
+  Pointers weights = pointers;
+  const int convs = static_cast<int>(2 * n[4]);
+  for (int i = 0; i < convs; ++i) pointers.next();
+  Pointers norms = pointers;
+  for (int i = 0; i < 2 * convs; ++i) pointers.next();
+  const auto* reals = next_as<const double>(pointers);
+  Numbers numbers(n);
+  RunPlan run = read_run(weights, numbers, reals);
+  run.x = x, run.skip = skip;
+  read_norms(run, norms);
+  void* y = pointers.next();
+  run.slots = next_as<float>(pointers), run.counter = next_as<int>(pointers);
+  Scratch scratch{};
+  scratch.u1 = pointers.next(), scratch.u2 = pointers.next();
+  for (void*& memory : scratch.x) memory = pointers.next();
+  scratch.states = next_as<float>(pointers);
+  read_running(run, pointers);
+  read_kept(run, pointers);
+  use_scratch(run, scratch);
+  Launch launch;
+  run_forward<OPERAND, CHANNELS>(run, y, launch);
+  *next_as<int64_t>(pointers) = launch.count;
+  return launch.failed;
+}
+
+// grad_y, x, weights, reals, kept; buffers (3), slopes, gradients, partial, total, slots, counter,
+// answer (launches, buffer of x, buffer of skip). After the run's numbers: total_is_float,
+// slot_size, has_skip, needs_input.
+extern "C" int backward(void* const* p, const int64_t* n) {
+  Pointers pointers(p);
+  BackwardRun out{};
+  out.grad_y = pointers.next();
+  const void* x = pointers.next();
+  Pointers weights = pointers;
+  for (int i = 0; i < 2 * n[4]; ++i) pointers.next();
+  const auto* reals = next_as<const double>(pointers);
+  Numbers numbers(n);
+  RunPlan run = read_run(weights, numbers, reals);
+  run.x = x;
+  read_kept(run, pointers);
+  for (void*& buffer : out.buffers) buffer = pointers.next();
+  out.slopes = next_as<float>(pointers), out.gradients = next_as<float>(pointers);
+  out.partial = next_as<float>(pointers), out.total = pointers.next();
+  run.slots = next_as<float>(pointers), run.counter = next_as<int>(pointers);
+  out.total_is_float = numbers.next() != 0, out.slot_size = numbers.next();
+  out.has_skip = numbers.next() != 0, out.needs_input = numbers.next() != 0;
+  Launch launch;
+  int of_x = -1, of_skip = -1;
+  BackwardLaunches<OPERAND, CHANNELS, Launch>(run, out, launch).run(of_x, of_skip);
+  auto* answer = next_as<int64_t>(pointers);
+  answer[0] = launch.count, answer[1] = of_x, answer[2] = of_skip;
+  return launch.failed;
+}
