@@ -110,7 +110,7 @@ GATES = [1, 2, 3, 1]
 
 
 def checked_case():
-    return stage_of(torch.bfloat16, blocks=4), torch.rand(2, 16, 17, 18).bfloat16(), route_of(GATES)
+    return stage_of(torch.bfloat16, blocks=4), torch.rand(4, 16, 17, 18).bfloat16(), route_of(GATES)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -149,8 +149,8 @@ BUGS = {
         "stage_train_bwd.cuh", "plan_.partial + blockIdx.x * plan_.slot_size", "plan_.partial")),
     "the halo of the next image": ("out of bounds|differs", Edit(
         "stage_train_band.cuh", "image_row < batch.height;", "image_row <= batch.height;")),
-    "taps that do not run backwards": ("out of bounds", Edit("stage_train_run.cuh", "is_float, by_output, by_input, -by_tap",
-                                                       "is_float, by_output, by_input, by_tap")),
+    "taps that do not run backwards": ("out of bounds", Edit(
+        "stage_train_run.cuh", "is_float, by_output, by_input, -by_tap", "is_float, by_output, by_input, by_tap")),
     "a mask that forgets": ("differs", Edit("stage_train_fwd.cuh", "? alive & *byte : alive", "? alive : alive")),
 }  # fmt: skip
 
