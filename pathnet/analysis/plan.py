@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from pathnet.analysis.masks import masks_of
 from pathnet.analysis.prefixes import Operation, Run, Sequenced, shared_runs, slots
 from pathnet.blocks import Stage
 from pathnet.blocks.describe import has_hooks
@@ -15,23 +16,27 @@ from pathnet.blocks.stage import fusable_spec
 from pathnet.gates import Gate, Paths
 from pathnet.models import PathNet, PathResNet, PathVGG
 from pathnet.models.resolve import resolve
+from pathnet.models.whole import in_one_launch
 from pathnet.route import Route
 
 
 class Plan:
-    """How the logits of every entry come about: by shared runs, or where a user's hooks watch the net, one by one."""
+    """How the logits of every entry come about: all in one launch where the kernel of the whole net takes them, else by
+    shared runs, or where a user's hooks watch the net, one by one."""
 
     def __init__(self, net: PathNet, entries: Sequence[Paths | None]) -> None:
         self.net, self.entries = net, entries
         self.fusable = [fusable_spec(block) for block in net.blocks]
         absent = [spec is not None and not spec.shortcut for spec in self.fusable]  # an identity no hook watches
         self.routes: list[Route] = []
-        sequences = []
+        self.orders: list[tuple[int, ...] | None] = []
+        self.sequences = []
         for entry in entries:
-            route, sequence = _sequence(net, entry, absent)
+            route, order, sequence = _sequence(net, entry, absent)
             self.routes.append(route)
-            sequences.append(sequence)
-        self.runs = shared_runs(sequences) if _runs_in_pieces(net) else None
+            self.orders.append(order)
+            self.sequences.append(sequence)
+        self.runs = shared_runs(self.sequences) if _runs_in_pieces(net) else None
 
     @property
     def kept(self) -> int:
@@ -42,6 +47,11 @@ class Plan:
         """The entries that have these logits `[N, classes]`, for images x `[N, C, H, W]`."""
         if self.runs is None:
             yield from (([index], self.net(x, paths=entry)) for index, entry in enumerate(self.entries))
+            return
+        whole = in_one_launch(self.net, x) if isinstance(self.net, PathResNet) and self.entries else None
+        if whole is not None:
+            masks = masks_of(self.routes, self.orders, self.sequences)
+            yield from zip(masks.ending, masks.logits(x, whole), strict=True)
             return
         held: list[Tensor] = [self.net.stem(x)] * slots(self.runs)
         for run in self.runs:
@@ -56,8 +66,10 @@ class Plan:
         return self.net.through(x, order, self.routes[run.guide])
 
 
-def _sequence(net: PathNet, entry: Paths | None, absent: Sequence[bool]) -> tuple[Route, Sequenced]:
-    """The route of `entry` and what it does, block after block; an `absent` block does nothing when deleted."""
+def _sequence(
+    net: PathNet, entry: Paths | None, absent: Sequence[bool]
+) -> tuple[Route, tuple[int, ...] | None, Sequenced]:
+    """Route and order of `entry`, and what it does, block after block; an `absent` block does nothing when deleted."""
     asked = net.paths if entry is None else entry
     if isinstance(asked, Paths) and asked.per_sample:
         raise ValueError(
@@ -73,7 +85,7 @@ def _sequence(net: PathNet, entry: Paths | None, absent: Sequence[bool]) -> tupl
         on = gates[block] != Gate.OFF
         if on or not absent[block]:
             operations.append(Operation(block, on, multipliers[block] if on else 1.0))
-    return route, tuple(operations)
+    return route, order, tuple(operations)
 
 
 def _runs_in_pieces(net: PathNet) -> bool:
