@@ -10,8 +10,9 @@ from cases import Recorder, assert_errs_like_eager
 from cuda_host.host import SCHEDULES, Edit, KernelError
 from cuda_host.ops import on_host
 from torch import nn
+from torch.nn import functional as F
 
-from pathnet import PathResNet, Paths, explain, extension, use_backend
+from pathnet import PathResNet, Paths, analysis, explain, extension, use_backend
 from pathnet.backend import refusal
 from pathnet.models.resolve import resolve
 from pathnet.models.whole import whole_net
@@ -75,6 +76,17 @@ def test_gates_orders_and_multipliers(block, shortcut):
     check(net, x, Paths.keep(9, []))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("block, shortcut", [("basic", "conv"), ("preact", "pad"), ("preact", "conv")])
+def test_twice_the_channels(block, shortcut, dtype):
+    net, x = make_net(block=block, shortcut=shortcut, width=32), torch.randn(2, 3, 9, 12).to(dtype)
+    check(net, x, Paths(torch.tensor([[1, 0, 1], [0, 1, 1]])).scaled(torch.rand(2, 3)))
+
+
+def test_twice_the_channels_of_large_images():
+    check(make_net(width=32), torch.randn(1, 3, 32, 32).bfloat16())
+
+
 def test_off_blocks_are_not_read():
     net, x = make_net(depth=14), torch.randn(1, 3, 8, 8).bfloat16()
     paths = Paths.delete(6, [1, 3])
@@ -127,10 +139,15 @@ def test_every_schedule_gives_the_same_bits(block, schedule):
 
 @pytest.mark.parametrize("schedule", ["random", "skewed by warp"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("block, shortcut", [("basic", "pad"), ("preact", "conv")])
-def test_every_access_is_allowed(block, shortcut, dtype, schedule):
+@pytest.mark.parametrize(
+    "block, shortcut, width", [("basic", "pad", 16), ("preact", "conv", 16), ("preact", "pad", 32)]
+)
+def test_every_access_is_allowed(block, shortcut, width, dtype, schedule):
     """No race, nothing read that was not written, nothing outside its buffer, no barrier that some threads miss."""
-    net, x = make_net(depth=14, block=block, shortcut=shortcut).to(dtype), torch.randn(2, 3, 9, 8).to(dtype)
+    net, x = (
+        make_net(depth=14, block=block, shortcut=shortcut, width=width).to(dtype),
+        torch.randn(2, 3, 9, 8).to(dtype),
+    )
     gates = torch.tensor([[1, 0, 1, 1, 1, 0], [0, 1, 0, 0, 1, 1]])
     assert torch.equal(run(net, x, Paths(gates), mode="check", schedule=schedule), run(net, x, Paths(gates)))
 
@@ -150,11 +167,11 @@ BUGS = {
     ),
     "inner tile written over x too early": (
         "race",
-        Edit("net_eval.cuh", "inner);\n    __syncthreads();\n    second_half", "inner);\n    second_half"),
+        Edit("net_eval.cuh", "inner);\n    __syncthreads();\n    write_inner", "inner);\n    write_inner"),
     ),
     "halo not cleared at a stage's end": (
         "uninitialised|differs",
-        Edit("net_eval.cuh", "    zero_halo(tile<2 * C>(), to.height, to.width);\n", ""),
+        Edit("net_eval.cuh", "    zero_halo(tile<2 * S::kChannels>(), to.height, to.width);\n", ""),
     ),
     "last column of the halo missed": (
         "race|uninitialised",
@@ -205,9 +222,9 @@ def test_refusals_are_sentences(monkeypatch):
     assert "torch.float64" in unfit(x.double(), whole_net(make_net()))
     assert "weights are torch.float32" in unfit(x.bfloat16(), whole_net(make_net()))
     assert "33x32 = 1056 pixels" in unfit(torch.randn(1, 3, 33, 32), whole_net(make_net()))
-    assert "stage 2 has 16x17 = 272 pixels" in unfit(torch.randn(1, 3, 31, 33), whole_net(make_net()))
-    assert "classifier takes 128 channels" in unfit(x, whole_net(make_net(width=32)))
-    assert "weights [4, 3, 3, 3]" in unfit(x, whole_net(make_net(depth=11, block="bottleneck", width=4)))
+    assert "stage 2 has 16x17 = 272 pixels" in unfit(torch.randn(1, 3, 31, 33), whole_net(make_net(width=32)))
+    assert "64 channels, and this kernel is compiled for 16 and 32" in unfit(x, whole_net(make_net(width=64)))
+    assert "classifier takes 256 channels" in unfit(x, whole_net(make_net(depth=11, block="bottleneck")))
     training = make_net()
     training.layer2[0].bn1.train()
     assert "batch statistics" in unfit(x, whole_net(training))
@@ -239,6 +256,9 @@ def test_shared_memory_that_is_missing_is_named():
     for chip in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0)):
         assert missing_memory(chip, torch.bfloat16, 32, 32) is None
         assert missing_memory(chip, torch.float32, 32, 32) is None
+        assert missing_memory(chip, torch.bfloat16, 32, 32, 32) is None
+    assert missing_memory((9, 0), torch.float32, 32, 32, 32) is None
+    assert "5.5 KiB are missing" in missing_memory((8, 0), torch.float32, 32, 32, 32)
     assert missing_memory((8, 0), torch.float32, 4, 256) is None
     assert "needs 120.8 KiB" in missing_memory((8, 6), torch.float32, 4, 256)
     assert "21.8 KiB are missing" in missing_memory((8, 6), torch.float32, 4, 256)
@@ -263,6 +283,37 @@ def test_a_net_in_evaluation_is_one_call(monkeypatch):
         pytest.raises(RuntimeError, match="cannot run net_eval: the net has a hook"),
     ):
         net(x)
+
+
+def test_the_lesion_engine_runs_all_lesions_in_one_call(monkeypatch):
+    """Equal ones once; the bits are those of the net's own call."""
+    monkeypatch.setitem(SUPPORTS, "cuda", unfit)  # whatever the device
+    net, data = make_net(depth=14).bfloat16(), (torch.randn(3, 3, 8, 8).bfloat16(), torch.tensor([0, 1, 2]))
+    swapped = Paths.delete(6, []).reordered([1, 0, 2, 3, 4, 5])
+    lesions = [None, *(Paths.delete(6, [i]) for i in range(6)), swapped.scaled(0.5), Paths.delete(6, [2])]
+    with on_host(), use_backend("cuda"):
+        with Recorder() as recorder:
+            results = analysis.evaluate(net, data, lesions, batch_size=2)
+        with torch.no_grad():
+            alone = [torch.cat([net(x, paths=paths) for x in data[0].split(2)]) for paths in lesions]
+    calls = [args for call, args in recorder.calls if str(call) == "pathnet.net_eval.default"]
+    assert [(len(args[0]), args[8]) for args in calls] == [(2, 8), (1, 8)]  # images, masks
+    for result, logits in zip(results, alone, strict=True):
+        assert torch.equal(result.predictions, logits.argmax(1))
+        losses = [
+            F.cross_entropy(*part, reduction="sum").item()
+            for part in zip(logits.double().split(2), data[1].split(2), strict=True)
+        ]
+        assert result.loss == sum(losses) / 3
+
+
+def test_lesions_that_the_kernel_does_not_take_run_as_before(monkeypatch):
+    monkeypatch.setitem(SUPPORTS, "cuda", unfit)
+    net, data = make_net(depth=14).bfloat16(), (torch.randn(2, 3, 8, 8).bfloat16(), torch.tensor([0, 1]))
+    net.layer1.register_forward_hook(lambda *_: None)
+    with on_host(), Recorder() as recorder:
+        analysis.evaluate(net, data, [None, Paths.delete(6, [1])])
+    assert not [call for call, _ in recorder.calls if "net_eval" in str(call)]
 
 
 def test_explain_names_the_kernel_or_its_refusal(monkeypatch):
@@ -295,13 +346,16 @@ def test_the_fake_has_the_shape_of_the_logits(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("block, shortcut", [("basic", "pad"), ("basic", "conv"), ("preact", "pad_end")])
-def test_on_a_gpu(block, shortcut, dtype):
+@pytest.mark.parametrize(
+    "block, shortcut, width, size",
+    [("basic", "pad", 16, 32), ("basic", "conv", 16, 32), ("preact", "pad_end", 16, 31), ("preact", "conv", 32, 32)],
+)
+def test_on_a_gpu(block, shortcut, width, size, dtype):
     """The kernel itself, against float64 and eager PyTorch on the same GPU."""
-    net, x = (
-        make_net(depth=20, block=block, shortcut=shortcut).cuda(),
-        torch.randn(5, 3, 32, 32, device="cuda").to(dtype),
-    )
+    net = make_net(depth=20, block=block, shortcut=shortcut, width=width).cuda()
+    x = torch.randn(5, 3, size, size, device="cuda").to(dtype)
+    if missing_memory(torch.cuda.get_device_capability(), dtype, size, size, width):
+        pytest.skip("this GPU has too little shared memory")
     paths = Paths(torch.randint(0, 2, (5, 9))).scaled(torch.rand(5, 9))
     with use_backend("reference"):
         truth = copy.deepcopy(net).double()(x.double(), paths)

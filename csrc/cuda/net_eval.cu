@@ -9,12 +9,16 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
 #include <vector>
 
-#include "net_eval.cuh"
+#include "net_eval_launch.h"
 
 namespace pathnet {
+
+PATHNET_NET_EVAL(extern, Bf16)
+PATHNET_NET_EVAL(extern, Fp16)
+PATHNET_NET_EVAL(extern, Tf32)
+
 namespace {
 
 using torch::headeronly::ScalarType;
@@ -35,48 +39,15 @@ int narrow(int64_t value, const char* name) {
   return static_cast<int>(value);
 }
 
-void check_stage(int height, int width, int most, int stage) {
-  STD_TORCH_CHECK(height > 0 && width > 0 && static_cast<int64_t>(height) * width <= most,
-                  "net_eval: stage ", stage, " must have 1 to ", most, " pixels, got ", height, "x",
-                  width, ". Pass smaller images.");
-}
-
-// Bytes of the largest tile of a stage, and of the pooling that follows them.
-int64_t tile_bytes(int64_t element, int height, int width) {
-  int64_t most = (Split<kWidest>::kDown + 1) * kWidest * sizeof(float);
-  const int pixels[] = {Split<16>::kMostPixels, Split<32>::kMostPixels, Split<64>::kMostPixels};
-  for (int stage = 0; stage < 3; ++stage) {
-    check_stage(height, width, pixels[stage], stage + 1);
-    most = std::max(most, (height + 2) * (width + 2) * (16 << stage) * element);
-    height = (height + 1) / 2, width = (width + 1) / 2;
-  }
-  return most;
-}
-
-template <class Op, bool kPreact>
-void launch(const NetEvalPlan& plan, int rows, cudaStream_t stream) {
-  const int64_t bytes =
-      kRingBytes + tile_bytes(sizeof(typename Op::Element), plan.height, plan.width);
-  const cudaError_t allowed =
-      cudaFuncSetAttribute(net_eval_kernel<Op, kPreact>,
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-  STD_TORCH_CHECK(allowed == cudaSuccess, "net_eval: this GPU cannot give a thread block ", bytes,
-                  " bytes of shared memory. Pass smaller images, or float16 or bfloat16.");
-  net_eval_kernel<Op, kPreact><<<rows, kThreads, bytes, stream>>>(plan);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-}
-
-template <class Op>
-void launch(const NetEvalPlan& plan, bool preact, int rows, cudaStream_t stream) {
-  preact ? launch<Op, true>(plan, rows, stream) : launch<Op, false>(plan, rows, stream);
-}
-
-void launch(ScalarType type, const NetEvalPlan& plan, bool preact, int rows, cudaStream_t stream) {
-  if (type == ScalarType::BFloat16) return launch<Bf16>(plan, preact, rows, stream);
-  if (type == ScalarType::Half) return launch<Fp16>(plan, preact, rows, stream);
+void launch_net_eval(ScalarType type, NetEvalPlan& plan, int width, bool projects, bool preact,
+                     int rows, cudaStream_t stream) {
+  if (type == ScalarType::BFloat16)
+    return launch_net_eval<Bf16>(plan, width, projects, preact, rows, stream);
+  if (type == ScalarType::Half)
+    return launch_net_eval<Fp16>(plan, width, projects, preact, rows, stream);
   STD_TORCH_CHECK(type == ScalarType::Float,
                   "net_eval: x must be float32, float16 or bfloat16. Convert it.");
-  launch<Tf32>(plan, preact, rows, stream);
+  launch_net_eval<Tf32>(plan, width, projects, preact, rows, stream);
 }
 
 void read_images(NetEvalPlan& plan, const Tensor& x) {
@@ -112,15 +83,16 @@ void read_weights(NetEvalPlan& plan, const Tensor& x, const Tensor& weights,
   check_dense(vectors, x, ScalarType::Float, "vectors");
   check_dense(classifier, x, ScalarType::Float, "classifier");
   STD_TORCH_CHECK(weights.numel() % kSliceBytes == 0 && first_slice.numel() == plan.blocks() + 2 &&
-                      vectors.numel() == (plan.blocks() + 1) * kVectors * kWidest &&
-                      classifier.numel() % (kWidest + 1) == 0,
+                      vectors.dim() == 3 && vectors.size(0) == plan.blocks() + 1 &&
+                      vectors.size(1) == kVectors && vectors.size(2) % 4 == 0 &&
+                      classifier.numel() % (vectors.size(2) + 1) == 0,
                   "net_eval: weights, first_slice, vectors and classifier must be those that "
                   "pathnet.ops packs.");
   plan.weights = weights.const_data_ptr<uint8_t>();
   plan.first_slice = first_slice.const_data_ptr<int>();
   plan.vectors = vectors.const_data_ptr<float>();
   plan.classifier = classifier.const_data_ptr<float>();
-  plan.classes = narrow(classifier.numel() / (kWidest + 1), "classes");
+  plan.classes = narrow(classifier.numel() / (vectors.size(2) + 1), "classes");
 }
 
 Tensor net_eval_cuda(const Tensor& x, const Tensor& weights, const Tensor& first_slice,
@@ -134,7 +106,6 @@ Tensor net_eval_cuda(const Tensor& x, const Tensor& weights, const Tensor& first
   NetEvalPlan plan{};
   for (int i = 0; i < 3; ++i) plan.stage_blocks[i] = narrow(stage_blocks[i], "blocks of a stage");
   for (int i = 0; i < 2; ++i) plan.pad_before[i] = narrow(pad_before[i], "pad_before");
-  plan.shortcut_slices = narrow(shortcut_slices, "shortcut_slices"),
   plan.repeat = narrow(repeat, "repeat");
   read_images(plan, x);
   read_weights(plan, x, weights, first_slice, vectors, classifier);
@@ -148,7 +119,9 @@ Tensor net_eval_cuda(const Tensor& x, const Tensor& weights, const Tensor& first
   plan.logits = logits.data_ptr();
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
-  launch(x.scalar_type(), plan, preact, rows, static_cast<cudaStream_t>(stream));
+  const int width = static_cast<int>(vectors.size(2) / 4);
+  launch_net_eval(x.scalar_type(), plan, width, shortcut_slices > 0, preact, rows,
+                  static_cast<cudaStream_t>(stream));
   return logits;
 }
 

@@ -8,7 +8,6 @@ namespace pathnet {
 constexpr int kSliceBytes = kThreads * 16;  // every thread copies 16 bytes of each slice
 constexpr int kSlots = 3;                   // one slice is read, two are on their way
 constexpr int kRingBytes = kSlots * kSliceBytes;
-constexpr int kWidest = 64;  // channels
 enum Vector {
   kFirstBias,
   kSecondBias,
@@ -25,25 +24,22 @@ struct NetEvalPlan {
   int64_t image_strides[4];  // in elements
   const unsigned char*
       weights;  // slices; those of a block: its shortcut's, its first, its second convolution's
-  const int* first_slice;   // [blocks + 2]
-  const float* vectors;     // [1 + blocks, kVectors, kWidest]
-  const float* classifier;  // [classes, kWidest], then the bias [classes]
-  const int8_t* gates;      // [masks, blocks], a column a position, as the two below
-  const int* order;         // the block that stands there
-  const float* scales;      // s
-  void* logits;             // [thread blocks, classes]
-  int64_t masks;            // thread block r takes mask r % masks
-  int64_t repeat;           // and image r / repeat
-  int channels, height, width, classes;
+  const int* first_slice;                // [blocks + 2]
+  const float* vectors;                  // [1 + blocks, kVectors, 4 width]
+  const float* classifier;               // [classes, 4 width], then the bias [classes]
+  const int8_t* gates;                   // [masks, blocks], a column a position, as the two below
+  const int* order;                      // the block that stands there
+  const float* scales;                   // s
+  void* logits;                          // [thread blocks, classes]
+  int64_t masks;                         // thread block r takes mask r % masks
+  int64_t repeat;                        // and image r / repeat
+  int channels, height, width, classes;  // of an image
   int stage_blocks[3];
-  int shortcut_slices;  // of a projection; 0 where shortcuts pad
-  int pad_before[2];    // zero channels before those of x, of the two strided blocks
+  int shortcut_slices[2];  // of the projections of both strided blocks; 0 where shortcuts pad
+  int pad_before[2];       // zero channels before those of x, of the two strided blocks
 
   __host__ __device__ int blocks() const {
     return stage_blocks[0] + stage_blocks[1] + stage_blocks[2];
-  }
-  __device__ bool strided(int position) const {
-    return position == stage_blocks[0] || position == stage_blocks[0] + stage_blocks[1];
   }
 };
 
@@ -81,11 +77,18 @@ class WeightStream {
     while (++position_ < plan_.blocks()) {
       const int* first = plan_.first_slice + 1 + __ldg(plan_.order + row + position_);
       slice_ = __ldg(first);
-      const int when_off = plan_.strided(position_) ? slice_ + plan_.shortcut_slices : slice_;
-      end_ = __ldg(plan_.gates + row + position_) == 0 ? when_off : __ldg(first + 1);
+      const bool off = __ldg(plan_.gates + row + position_) == 0;
+      end_ = off ? slice_ + shortcut_slices() : __ldg(first + 1);
       if (slice_ < end_) return;
     }
     slice_ = end_;
+  }
+
+  __device__ int shortcut_slices() const {
+    const int first = plan_.stage_blocks[0], second = first + plan_.stage_blocks[1];
+    return position_ == first    ? plan_.shortcut_slices[0]
+           : position_ == second ? plan_.shortcut_slices[1]
+                                 : 0;
   }
 
   const NetEvalPlan& plan_;

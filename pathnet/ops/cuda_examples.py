@@ -39,13 +39,15 @@ def _block(inside: int, out: int, preact: bool) -> Block:
     return Block((first, _norm(out), Relu(), second, _norm(out)), shortcut, Relu())
 
 
-def net_eval(dtype: torch.dtype, preact: bool) -> Example:
+def net_eval(dtype: torch.dtype, preact: bool, width: int) -> Example:
     """NetEvalPlan: a net of one block a stage, each image under two sets of gates."""
 
     def example() -> list[dict[str, Any]]:
-        blocks = [_block(16, 16, preact), _block(16, 32, preact), _block(32, 64, preact)]
-        stem, last = (_conv(16, 3), None if preact else _norm(16)), _norm(64) if preact else None
-        fc = _meta(torch.float32, CLASSES, 64), _meta(torch.float32, CLASSES)
+        blocks = [_block(inside, out, preact) for inside, out in ((width, width), (width, 2 * width))]
+        blocks.append(_block(2 * width, 4 * width, preact))
+        stem = _conv(width, 3), None if preact else _norm(width)
+        last = _norm(4 * width) if preact else None
+        fc = _meta(torch.float32, CLASSES, 4 * width), _meta(torch.float32, CLASSES)
         packed, x = pack(stem, blocks, last, fc, dtype), _meta(dtype, IMAGES, 3, SIDE, SIDE)
         fields = [
             pointer("images", x), *scalars("image_strides", "i64", x.stride()),
@@ -55,8 +57,8 @@ def net_eval(dtype: torch.dtype, preact: bool) -> Example:
             pointer("scales", _meta(torch.float32, 2, BLOCKS)), pointer("logits", _meta(dtype, 2 * IMAGES, CLASSES)),
             scalar("masks", "i64", 2), scalar("repeat", "i64", 2), scalar("channels", "i32", 3),
             scalar("height", "i32", SIDE), scalar("width", "i32", SIDE), scalar("classes", "i32", CLASSES),
-            *scalars("stage_blocks", "i32", [1, 1, 1]), scalar("shortcut_slices", "i32", packed.shortcut_slices),
-            *scalars("pad_before", "i32", [8, 16]),
+            *scalars("stage_blocks", "i32", [1, 1, 1]), *scalars("shortcut_slices", "i32", [0, 0]),
+            *scalars("pad_before", "i32", [width // 2, width]),
         ]  # fmt: skip
         return [struct("plan", "NetEvalPlan", fields)]
 

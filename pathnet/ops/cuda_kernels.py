@@ -45,10 +45,13 @@ def selected(channels: Sequence[int] | None, dtypes: Sequence[str] | None) -> li
 def _net_eval() -> list[Kernel]:
     return [
         Kernel(
-            "net_eval_kernel", "net_eval.cuh", f"pathnet::{operand}, {str(preact).lower()}",
-            "const __grid_constant__ pathnet::NetEvalPlan", {"dtype": name, "preact": preact}, 512,
-            shared_bytes(dtype, 32, 32), None, (2 * examples.IMAGES, 1, 1), examples.net_eval(dtype, preact),
+            "net_eval_kernel", "net_eval.cuh", f"pathnet::{operand}, {str(preact).lower()}, {width}, {tiles}",
+            "const __grid_constant__ pathnet::NetEvalPlan",
+            {"dtype": name, "preact": preact, "channels": width}, 512,
+            shared_bytes(dtype, 32, 32, width), None, (2 * examples.IMAGES, 1, 1),
+            examples.net_eval(dtype, preact, width),
         )
+        for width, tiles in ((16, 4), (32, 8))
         for operand, (dtype, name) in OPERANDS.items()
         for preact in (False, True)
     ]  # fmt: skip

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from pathnet import backend, extension
 from pathnet.backend import choose
-from pathnet.ops.net_eval_limits import missing_memory, unfit_image
+from pathnet.ops.net_eval_limits import IMAGE_CHANNELS, MOST_PIXELS, missing_memory, unfit_image
 from pathnet.ops.net_eval_pack import pack
 from pathnet.ops.schemas import library
 from pathnet.reference import Block, Conv, Norm, Pad, Relu
 from pathnet.reference.layers import Layer
 from pathnet.route import Route
 
-WIDTHS = (16, 32, 64)  # channels of the three stages
 FORMS: dict[tuple[type, ...], bool] = {
     (Conv, Norm, Relu, Conv, Norm): False,
     (Norm, Relu, Conv, Norm, Relu, Conv): True,
@@ -92,7 +91,7 @@ def _launch(x: Tensor, net: Net, gates: Tensor, scales: Tensor, order: Tensor, r
         *(table.contiguous().to(x.device, non_blocking=True) for table in tables),
         repeat,
         [len(stage) for stage in net.stages],
-        packed.shortcut_slices,
+        int(packed.projects),
         pads or [0, 0],
         norm is None,
     )
@@ -106,8 +105,11 @@ def supports_cuda(x: Tensor, net: Net | None) -> str | None:
         return f"x is on {x.device}, and this kernel reads the memory of an NVIDIA GPU"
     if torch.is_autocast_enabled("cuda"):
         return "autocast chooses another dtype than x's; call net.bfloat16() or net.half() instead"
+    reason = unfit(x, net)
+    if reason is not None or net is None:
+        return reason
     capability = torch.cuda.get_device_capability(x.device)
-    return unfit(x, net) or missing_memory(capability, x.dtype, x.shape[-2], x.shape[-1])
+    return missing_memory(capability, x.dtype, x.shape[-2], x.shape[-1], net.fc[0].shape[1] // 4)
 
 
 def unfit(x: Tensor, net: Net | None) -> str | None:
@@ -118,40 +120,46 @@ def unfit(x: Tensor, net: Net | None) -> str | None:
         return f"x is {x.dtype}, and tensor cores multiply bfloat16, float16 and TF32"
     if x.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
         return "float32 is multiplied in TF32, which torch.backends.cudnn.allow_tf32 = False forbids"
-    return _unfit_stem(x, net) or _unfit_stages(net, x.dtype) or unfit_image(x.shape[-2], x.shape[-1])
+    width = net.stem[0].weight.shape[0] if isinstance(net.stem[0], Conv) else 0
+    if width not in MOST_PIXELS:
+        there = " and ".join(map(str, MOST_PIXELS))
+        return f"the first stage has {width} channels, and this kernel is compiled for {there}"
+    return (
+        _unfit_stem(x, net, width) or _unfit_stages(net, x.dtype, width) or unfit_image(x.shape[-2], x.shape[-1], width)
+    )
 
 
-def _unfit_stem(x: Tensor, net: Net) -> str | None:
+def _unfit_stem(x: Tensor, net: Net, width: int) -> str | None:
     kinds = tuple(type(layer) for layer in net.stem)
     preact = kinds == (Conv,)
     if not preact and kinds != (Conv, Norm, Relu):
         return "the stem is neither a convolution alone nor one with batch norm and ReLU"
     conv = net.stem[0]
     assert isinstance(conv, Conv)
-    if conv.weight.shape[1] > WIDTHS[0]:
-        return f"images have {conv.weight.shape[1]} channels, and this kernel takes at most {WIDTHS[0]}"
+    if conv.weight.shape[1] > IMAGE_CHANNELS:
+        return f"images have {conv.weight.shape[1]} channels, and this kernel takes at most {IMAGE_CHANNELS}"
     if tuple(type(layer) for layer in net.last) != ((Norm, Relu) if preact else ()):
         return "what stands before the pooling does not fit the stem: batch norm and ReLU in pre-activation nets alone"
-    if net.fc[0].shape[1] != WIDTHS[2]:
-        return f"the classifier takes {net.fc[0].shape[1]} channels, and this kernel ends with {WIDTHS[2]}"
-    reason = _unfit_conv(conv, conv.weight.shape[1], WIDTHS[0], 1, 3, x.dtype)
+    if net.fc[0].shape[1] != 4 * width:
+        return f"the classifier takes {net.fc[0].shape[1]} channels, and this kernel ends with {4 * width}"
+    reason = _unfit_conv(conv, conv.weight.shape[1], width, 1, 3, x.dtype)
     return reason or next((_unfit_norm(layer) for layer in (*net.stem, *net.last) if isinstance(layer, Norm)), None)
 
 
-def _unfit_stages(net: Net, dtype: torch.dtype) -> str | None:
-    if len(net.stages) != len(WIDTHS) or not all(net.stages):
+def _unfit_stages(net: Net, dtype: torch.dtype, width: int) -> str | None:
+    if len(net.stages) != 3 or not all(net.stages):
         return f"the net has {len(net.stages)} stages, and this kernel runs three with at least one block each"
     projects = [isinstance(stage[0].shortcut[0], Conv) for stage in net.stages[1:] if stage[0].shortcut]
     if any(projects) and not all(projects):
         return "one strided block projects and the other pads"
-    inside = WIDTHS[0]
-    for number, (stage, width) in enumerate(zip(net.stages, WIDTHS, strict=True)):
+    inside = width
+    for number, stage in enumerate(net.stages):
         for i, block in enumerate(stage):
             stride = 2 if number > 0 and i == 0 else 1
-            reason = _unfit_block(block, inside, width, stride, len(net.stem) == 1, dtype)
+            reason = _unfit_block(block, inside, width << number, stride, len(net.stem) == 1, dtype)
             if reason:
                 return reason
-            inside = width
+            inside = width << number
     return None
 
 
@@ -204,7 +212,7 @@ SUPPORTS = {"cuda": supports_cuda, "reference": lambda *call: None}
 
 
 def _fake(x, weights, first_slice, vectors, classifier, gates, order, scales, repeat, stages, slices, pads, preact):
-    return x.new_empty((len(x) * repeat, classifier.numel() // (WIDTHS[2] + 1)))
+    return x.new_empty((len(x) * repeat, classifier.numel() // (vectors.shape[2] + 1)))
 
 
 torch.library.register_fake("pathnet::net_eval", _fake, lib=library)

@@ -17,7 +17,6 @@ from torch import Tensor
 from pathnet.reference import Block, Conv, Norm
 
 SLICE_BYTES = 8192  # kSliceBytes
-WIDEST = 64  # kWidest
 FIRST_BIAS, SECOND_BIAS, SHORTCUT_BIAS, VECTORS = 0, 1, 2, 4  # Vector
 NORM_SCALE, NORM_SHIFT = 2, 3
 
@@ -27,9 +26,9 @@ class Packed(NamedTuple):
 
     weights: Tensor  # uint8 [slices, 8192]
     first_slice: Tensor  # int32 [blocks + 2]; a block's slices, the stem before them
-    vectors: Tensor  # float32 [blocks + 1, 4, 64]
-    classifier: Tensor  # float32 [classes * 64 + classes]
-    shortcut_slices: int
+    vectors: Tensor  # float32 [blocks + 1, 4, C], C channels in the last stage
+    classifier: Tensor  # float32 [classes * C + classes]
+    projects: bool  # the shortcuts of strided blocks
 
 
 def pack(
@@ -46,7 +45,7 @@ def pack(
     conv, norm = stem
     scale, shift = _affine([norm]) if norm else (None, None)
     parts = [_slices(_folded([conv], scale, in_channels=16), dtype)[0]]
-    vectors = conv.weight.new_zeros((len(blocks) + 1, VECTORS, WIDEST), dtype=torch.float32)
+    vectors = conv.weight.new_zeros((len(blocks) + 1, VECTORS, fc[0].shape[1]), dtype=torch.float32)
     if shift is not None:
         vectors[0, FIRST_BIAS, : shift.shape[1]] = shift[0]
     if last is not None:
@@ -65,7 +64,7 @@ def pack(
     first = torch.tensor([0, *torch.tensor(counts).cumsum(0).tolist()], dtype=torch.int32, device=conv.weight.device)
     classifier = torch.cat([fc[0].flatten(), fc[1]]).float()
     projects = any(isinstance(layer, Conv) for block in blocks for layer in block.shortcut)
-    return Packed(torch.cat(parts), first, vectors, classifier, int(projects))
+    return Packed(torch.cat(parts), first, vectors, classifier, projects)
 
 
 def _pack_alike(blocks: Sequence[Block], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,5 @@
 // net_eval on the host; ops.py calls it, with arrays and numbers in this order.
-#include "net_eval.cuh"
+#include "net_eval_forms.cuh"
 
 using namespace pathnet;
 
@@ -14,10 +14,17 @@ extern "C" int net_eval(const void* images, const unsigned char* weights, const 
                    n[4],    n[5]};
   plan.channels = n[6], plan.height = n[7], plan.width = n[8], plan.classes = n[9];
   for (int i = 0; i < 3; ++i) plan.stage_blocks[i] = n[10 + i];
-  plan.shortcut_slices = n[13], plan.pad_before[0] = n[14], plan.pad_before[1] = n[15];
-  const bool preact = n[16];
-  const int64_t rows = n[17], shared_bytes = n[18];
-  return simt::launch(dim3(rows), dim3(kThreads), shared_bytes, [=] {
-    preact ? net_eval_kernel<OPERAND, true>(plan) : net_eval_kernel<OPERAND, false>(plan);
+  plan.pad_before[0] = n[14], plan.pad_before[1] = n[15];
+  const bool projects = n[13] > 0, preact = n[16];
+  const int64_t rows = n[17], shared_bytes = n[18], width = n[19];
+  int failed = 1;
+  with_form(width, plan.height, plan.width, [&](auto form) {
+    using F = decltype(form);
+    NetEval<OPERAND, false, F::kWidth, F::kTiles>::count_shortcut_slices(plan, projects);
+    failed = simt::launch(dim3(rows), dim3(kThreads), shared_bytes, [=] {
+      preact ? net_eval_kernel<OPERAND, true, F::kWidth, F::kTiles>(plan)
+             : net_eval_kernel<OPERAND, false, F::kWidth, F::kTiles>(plan);
+    });
   });
+  return failed;
 }

@@ -36,7 +36,8 @@ class OnHost:
     def net_eval(
         self, x, weights, first, vectors, classifier, gates, order, scales, repeat, stages, slices, pads, preact
     ):
-        classes = classifier.numel() // 65
+        widest = vectors.shape[2]
+        classes = classifier.numel() // (widest + 1)
         logits = torch.full((len(x) * repeat, classes), torch.nan, dtype=x.dtype)
         inputs = dict(images=x, weights=weights, first_slice=first, vectors=vectors, classifier=classifier)
         inputs |= dict(gates=gates, order=order, scales=scales)
@@ -46,7 +47,7 @@ class OnHost:
             "net_eval",
             {name: array(tensor) for name, tensor in inputs.items()},
             {"logits": array(logits)},
-            [*numbers, shared_bytes(x.dtype, *size[1:])],
+            [*numbers, shared_bytes(x.dtype, *size[1:], widest // 4), widest // 4],
             self.schedule,
             self.seed,
         )
