@@ -51,3 +51,12 @@ def plant(monkeypatch, tmp_path):
     yield plant
     for name in [name for name in sys.modules if name.startswith("pathnet.kernels.")]:
         del sys.modules[name]  # monkeypatch then puts back what stood there
+
+
+@pytest.fixture
+def ieee_products():
+    """float32 convolutions of a GPU in full precision: in TF32 a small case errs by which of the two cuDNN takes."""
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    yield
+    torch.backends.cudnn.conv.fp32_precision = before

@@ -30,7 +30,7 @@ def step(backend: str, stage, x, route=None) -> dict[str, torch.Tensor | None]:
     stage, x = copy.deepcopy(stage), x.detach().requires_grad_()
     with use_backend(backend):
         y = stage_train(x, specs(stage), route, zero_unused=False)
-    y.backward(torch.linspace(-1, 2, y.numel(), dtype=y.dtype).sin().view(y.shape))
+    y.backward(torch.linspace(-1, 2, y.numel(), dtype=y.dtype, device=y.device).sin().view(y.shape))
     grads = {name: p.grad for name, p in stage.named_parameters()}
     return {"y": y.detach(), "x": x.grad, **grads, **dict(stage.named_buffers())}
 
