@@ -14,8 +14,8 @@ from pathnet.profile import count
 
 pytestmark = on_device
 
-SCALES = [1.0, -0.5, 2.0, 1.0]
-GATES = [[0, 1, 2, 0], [2, 2, 0, 1], [0, 0, 0, 0]]
+SCALES = [1.0, -0.5, 2.0]
+GATES = [[0, 1, 2], [2, 0, 1], [0, 0, 0]]
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_one_sequence_of_launches_serves_all_gates(stage, x, poisoned):
     """It is recorded once, and launched again after the gates have changed where they stand."""
     start = {name: buffer.clone() for name, buffer in stage.named_buffers()}
     with observed() as launches:
-        got = masked_step(stage, x, on_the_device([1, 1, 1, 1]))
+        got = masked_step(stage, x, on_the_device([1, 1, 1]))
     recorded = list(launches)
     for gates in GATES:
         stage.load_state_dict(start, strict=False)
@@ -64,7 +64,7 @@ def test_one_sequence_of_launches_serves_all_gates(stage, x, poisoned):
 @interpreted
 def test_a_block_that_is_off_moves_no_byte(stage, x):
     with observed() as launches, requests(launches) as counted:
-        masked_step(stage, x, on_the_device([1, 0, 2, 1]))
+        masked_step(stage, x, on_the_device([1, 0, 2]))
     shut = [index for index, launch in enumerate(launches) if launch.gate is not None and not launch.gate.item()]
     assert len(shut) == 3 + 2 * 5 + 3  # forward of one block, backward of two, and what ends other runs
     assert not any(size for (index, _, _), size in counted.items() if index in shut)
@@ -73,9 +73,9 @@ def test_a_block_that_is_off_moves_no_byte(stage, x):
 
 def test_a_forward_alone_in_the_formats_of_memory(stage, x):
     plain = x.detach().contiguous()
-    y = masked_train_triton(plain, specs(stage.eval()), on_the_device([1, 0, 2, 1]), SCALES)
+    y = masked_train_triton(plain, specs(stage.eval()), on_the_device([1, 0, 2]), SCALES)
     assert y.is_contiguous()
-    assert torch.equal(y, masked_train_triton(x, specs(stage), on_the_device([1, 0, 2, 1]), SCALES))
+    assert torch.equal(y, masked_train_triton(x, specs(stage), on_the_device([1, 0, 2]), SCALES))
 
 
 def test_profile_counts_the_same_launches_for_all_gates(stage, x):
@@ -87,17 +87,17 @@ def test_profile_counts_the_same_launches_for_all_gates(stage, x):
         def forward(self, x, gates):
             return masked_train_triton(x, specs(stage), gates, SCALES)
 
-    full, off = (count(Masked(), x.detach(), on_the_device([gate] * 4), backward=True) for gate in (1, 0))
+    full, off = (count(Masked(), x.detach(), on_the_device([gate] * 3), backward=True) for gate in (1, 0))
     launches = [
         {name: kernel.launches for name, kernel in each.kernels.items() if "triton" in name} for each in (full, off)
     ]
-    assert launches[0] == launches[1] and launches[0]["pathnet.triton masked: forward conv1"] == 4
+    assert launches[0] == launches[1] and launches[0]["pathnet.triton masked: forward conv1"] == 3
     assert full.saved == off.saved
 
 
 def test_the_registered_ops_pass_opcheck(stage, x):
     with Recorder() as recorder:
-        masked_step(stage, x, on_the_device([1, 0, 2, 1]))
+        masked_step(stage, x, on_the_device([1, 0, 2]))
     assert [func.name() for func, _ in recorder.calls] == [
         "pathnet::masked_train_triton_fwd", "pathnet::masked_train_triton_bwd",
     ]  # fmt: skip
@@ -108,8 +108,8 @@ def test_the_registered_ops_pass_opcheck(stage, x):
 
 
 def test_what_is_refused_says_why(stage, x):
-    for gates in (on_the_device([1, 1]), on_the_device([1, 1, 1, 1]).int()):
-        with pytest.raises(ValueError, match=r"gates must be int8 \[4\]"):
+    for gates in (on_the_device([1, 1]), on_the_device([1, 1, 1]).int()):
+        with pytest.raises(ValueError, match=r"gates must be int8 \[3\]"):
             masked_train_triton(x, specs(stage), gates, SCALES)
     with pytest.raises(ValueError, match="not the identity"):
-        masked_train_triton(x, specs(make_stage("basic").to(DEVICE)), on_the_device([1, 1, 1]), SCALES[:3])
+        masked_train_triton(x, specs(make_stage("basic").to(DEVICE)), on_the_device([1, 1, 1]), SCALES)
