@@ -158,11 +158,8 @@ BUGS = {
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_found(bug):
     pattern, edit = BUGS[bug]
-    stage, x, route = (
-        stage_of(torch.bfloat16, blocks=3),
-        torch.rand(2, 16, 17, 18).bfloat16() - 0.5,
-        route_of([2, 2, 1]),
-    )
+    stage, route = stage_of(torch.bfloat16, blocks=3), route_of([2, 2, 1])
+    x = torch.rand(4, 16, 17, 18).bfloat16() - 0.5  # two slots
     torch.nn.init.normal_(stage[0].bn2.bias), torch.nn.init.normal_(stage[1].bn2.bias)  # masks that are not all set
     with on_host():
         expected = step("cuda", stage, x, route)
