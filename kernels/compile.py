@@ -12,27 +12,43 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from pathnet.kernels.grids import GRIDS
 from pathnet.kernels.launch import Launch
 from pathnet.machine_code import Compiled, counted, parameters
 
 ALIGNED = 16  # bytes that the allocator aligns to, and multiples that Triton compiles integers for
 
 
-def compile_launch(launch: Launch, arch: int) -> tuple[Compiled, str]:
-    """The counts, and the PTX."""
-    signature, constants, attributes = describe(launch)
-    source = ASTSource(launch.kernel, signature, constants, attributes)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
-    done = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    settings = {name: _plain(value) for name, value in launch.constants.items()} | options
+def compile_launch(launch: Launch, arch: int) -> Compiled:
+    """The counts."""
+    done = _compiled(launch, arch)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(done.asm["cubin"])
         file.flush()
-        row = counted(
-            launch.kernel.fn.__name__, "triton", arch, settings, Path(file.name), done.metadata.shared,
+        return counted(
+            launch.kernel.fn.__name__, "triton", arch, _settings(launch), Path(file.name), done.metadata.shared,
             done.metadata.num_warps, _exempt(launch),
         )  # fmt: skip
-    return row, done.asm["ptx"]
+
+
+def ptx_of(launch: Launch, arch: int) -> tuple[str, dict[str, Any]]:
+    """The PTX and its launch description."""
+    done = _compiled(launch, arch)
+    return done.asm["ptx"], _launch_description(launch, arch, done.asm["ptx"], done.metadata.shared)
+
+
+def _compiled(launch: Launch, arch: int) -> Any:
+    """What Triton makes of it, and keeps."""
+    source = ASTSource(launch.kernel, *describe(launch))
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=_options(launch))
+
+
+def _options(launch: Launch) -> dict[str, int]:
+    return {"num_warps": launch.warps, "num_stages": launch.stages}
+
+
+def _settings(launch: Launch) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in launch.constants.items()} | _options(launch)
 
 
 def describe(launch: Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:
@@ -51,28 +67,42 @@ def describe(launch: Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any, 
     return signature, constants, attributes
 
 
-def launch_description(launch: Launch, row: Compiled, ptx: str) -> dict[str, Any]:
+def _launch_description(launch: Launch, arch: int, ptx: str, shared: int) -> dict[str, Any]:
     """How to launch the PTX: its entry, grid, block, shared bytes, and its parameters in order with examples.
 
-    Triton adds two pointers to scratch memory, which these kernels do not use: they are null.
+    `grid_rule` says how the grid follows from the parameters and the settings, `compiled_in` which arguments hold these
+    values in the PTX (null: not used), `reached` which tensors no pointer is passed for, but a table leads to. Triton
+    adds two pointers to scratch memory, which these kernels do not use: they are null.
     """
-    signature, _, _ = describe(launch)
+    signature, constants, _ = describe(launch)
+    name = launch.kernel.fn.__name__
     described = [
-        _parameter(name, kind, launch.arguments[name]) for name, kind in signature.items() if kind != "constexpr"
+        _parameter(name, kind, launch, launch.arguments[name])
+        for name, kind in signature.items()
+        if kind != "constexpr"
     ]
+    compiled_in = {launch.kernel.arg_names[index]: value for (index,), value in constants.items()}
     entry = re.search(r"\.entry (\w+)\((.*?)\)", ptx, re.DOTALL)
     assert entry is not None
     added = len(re.findall(r"\.param", entry.group(2))) - len(described)
     return {
-        "entry": entry.group(1), "name": row.name, "language": row.language, "arch": row.arch,
-        "settings": row.settings, "grid": [*launch.grid, 1, 1][:3], "block": [32 * launch.warps, 1, 1],
-        "shared_bytes": row.shared_bytes,
+        "entry": entry.group(1), "name": name, "language": "triton", "arch": arch, "settings": _settings(launch),
+        "compiled_in": {name: value for name, value in compiled_in.items() if name not in launch.constants},
+        "grid": [*launch.grid, 1, 1][:3], "grid_rule": [*GRIDS[name], "1", "1"][:3],
+        "block": [32 * launch.warps, 1, 1],
+        "shared_bytes": shared,
+        "reached": [_parameter(name, "", launch, tensor) for name, tensor in launch.reached.items()],
         "parameters": [*described, *(parameters.null(f"scratch{i}") for i in range(added))],
     }  # fmt: skip
 
 
-def _parameter(name: str, kind: str, value: Tensor | int | float) -> dict[str, Any]:
-    return parameters.pointer(name, value) if isinstance(value, Tensor) else parameters.scalar(name, kind, value)
+def _parameter(name: str, kind: str, launch: Launch, value: Tensor | int | float) -> dict[str, Any]:
+    if not isinstance(value, Tensor):
+        return parameters.scalar(name, kind, value, ALIGNED if kind[0] == "i" and value % ALIGNED == 0 else 1)
+    if name == "counter":
+        return parameters.pointer(name, value, "zeros", True)
+    fresh = name not in launch.reads or name == "slots"  # slots are read behind the counter alone
+    return parameters.pointer(name, value, "undefined" if fresh else "input", name in launch.writes)
 
 
 def _type(value: Tensor | int | float) -> str:

@@ -53,7 +53,7 @@ def store_statistics(slots, u, valid, channels, CHANNELS: tl.constexpr):
     mean = tl.sum(u, 0) / count  # rows that are not valid hold zeros
     apart = tl.where(valid[:, None], u - mean[None, :], 0.0)
     rest = tl.sum(apart, 0) / count  # what rounding left of the mean (corrected two-pass algorithm)
-    squares = tl.sum(apart * apart, 0) - count * rest * rest
+    squares = tl.sum(tl.fma(apart, apart, tl.zeros_like(apart)), 0) - count * rest * rest  # as in store_sums
     tl.store(slots + tile * CHANNELS + channels, mean + rest, inside)
     tl.store(slots + (tiles + tile) * CHANNELS + channels, squares, inside)
 
@@ -84,10 +84,15 @@ def merge_statistics(slots, pixels, channels, CHANNELS: tl.constexpr, BLOCK_M: t
 
 @triton.jit
 def store_sums(slots, g, xhat, channels, CHANNELS: tl.constexpr):
-    """This tile's sums of g and of g xhat, into its slot: [2, tiles, C]."""
+    """This tile's sums of g and of g xhat, into its slot: [2, tiles, C].
+
+    A sum runs through several threads at once, which must come to equal bits. So the product is rounded before it is
+    added: a compiler that fused the two would round each thread's own product otherwise than that of its partner.
+    """
     tile, tiles, inside = tl.program_id(0), tl.num_programs(0), channels < CHANNELS
+    products = tl.fma(g, xhat, tl.zeros_like(g))
     tl.store(slots + tile * CHANNELS + channels, tl.sum(g, 0), inside)
-    tl.store(slots + (tiles + tile) * CHANNELS + channels, tl.sum(g * xhat, 0), inside)
+    tl.store(slots + (tiles + tile) * CHANNELS + channels, tl.sum(products, 0), inside)
 
 
 @triton.jit

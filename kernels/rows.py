@@ -59,12 +59,17 @@ class Listed(NamedTuple):
 
 
 def tables(lists: Sequence[Listed | np.ndarray], device: torch.device) -> list[Table]:
-    """The tables of all lists, moved to the device at once; numbers int64 of the listed images go as they are."""
+    """The tables of all lists, moved to the device at once; numbers int64 of the listed images go as they are.
+
+    Each starts at a multiple of 16 bytes, as every pointer does: else Triton would compile the kernels once more.
+    """
     described = [(own, (len(own),), 1) if isinstance(own, np.ndarray) else _offsets(own) for own in lists]
     numbers, places, aligns = zip(*described, strict=True)
-    moved = torch.from_numpy(np.concatenate(numbers)).to(device, non_blocking=True)
-    parts = moved.split([len(own) for own in numbers])
-    return [Table(*table) for table in zip(parts, places, aligns, strict=True)]
+    padded = [np.pad(own, (0, len(own) % 2)) for own in numbers]
+    moved = torch.from_numpy(np.concatenate(padded)).to(device, non_blocking=True)
+    parts = moved.split([len(own) for own in padded])
+    rows = [part[: len(own)] for part, own in zip(parts, numbers, strict=True)]
+    return [Table(*table) for table in zip(rows, places, aligns, strict=True)]
 
 
 def _offsets(listed: Listed) -> tuple[np.ndarray, tuple[int, ...], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -14,16 +15,18 @@ import pytest
 
 from pathnet.cli import kernels
 from pathnet.kernels.catalogue import CHANNELS, DTYPES, catalogue
+from pathnet.kernels.grids import GRIDS
 from pathnet.machine_code import unfit
 
 COMPILE_TWO = """
 import json, sys
 from pathnet.kernels.catalogue import catalogue
-from pathnet.kernels.compile import compile_launch, launch_description
+from pathnet.kernels.compile import compile_launch, ptx_of
 wanted = next(l for l in catalogue([16], ["float16"]) if l.constants.get("BITS") == "join")
-compiled, ptx = compile_launch(wanted, int(sys.argv[1]))
-crowded = compile_launch(wanted._replace(warps=1, constants=wanted.constants | {"BLOCK_M": 256}), int(sys.argv[1]))[0]
-print(json.dumps([compiled._asdict(), launch_description(wanted, compiled, ptx), ptx, crowded._asdict()]))
+ptx, description = ptx_of(wanted, int(sys.argv[1]))
+compiled = compile_launch(wanted, int(sys.argv[1]))
+crowded = compile_launch(wanted._replace(warps=1, constants=wanted.constants | {"BLOCK_M": 256}), int(sys.argv[1]))
+print(json.dumps([compiled._asdict(), description, ptx, crowded._asdict()]))
 """
 
 
@@ -78,6 +81,14 @@ def test_the_launch_description_fits_the_ptx(compiled):
         pointer = parameter["kind"] != "scalar"
         assert kind.startswith("u64") if pointer else kind == words[parameter["dtype"]], parameter["name"]
     assert description["block"] == [128, 1, 1] and description["grid"] == [1024, 1, 1]
+
+
+@pytest.mark.parametrize("channels", [16, 72])
+def test_the_grid_follows_from_its_rule(channels):
+    for launch in catalogue([channels], ["bfloat16", "ieee"]):
+        names = launch.arguments | launch.constants | {"ceil": math.ceil}
+        rule = GRIDS[launch.kernel.fn.__name__]
+        assert tuple(eval(each, {}, names) for each in rule) == launch.grid, launch.kernel.fn.__name__
 
 
 def test_the_catalogue_has_every_block_size_of_the_table():

@@ -44,14 +44,13 @@ def _triton_kernels(choice: Choice) -> Sequence[Any]:
 def _triton_compiled(launch: Any, arch: int) -> Compiled:
     from pathnet.kernels.compile import compile_launch
 
-    return compile_launch(launch, arch)[0]
+    return compile_launch(launch, arch)
 
 
 def _triton_ptx(launch: Any, arch: int) -> tuple[str, dict[str, Any]]:
-    from pathnet.kernels.compile import compile_launch, launch_description
+    from pathnet.kernels.compile import ptx_of
 
-    row, ptx = compile_launch(launch, arch)  # Triton keeps what it has compiled
-    return ptx, launch_description(launch, row, ptx)
+    return ptx_of(launch, arch)
 
 
 def _cuda_missing() -> str | None:

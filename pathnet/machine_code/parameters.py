@@ -15,12 +15,21 @@ DTYPES = {
 BYTES = {"i32": 4, "i64": 8, "fp32": 4, "bool": 1}  # of scalars
 
 
-def pointer(name: str, example: Tensor) -> dict[str, Any]:
-    """A pointer to a tensor like `example`."""
+def pointer(name: str, example: Tensor, contents: str = "input", written: bool = False) -> dict[str, Any]:
+    """A pointer to a tensor like `example`, at a multiple of 16 bytes, and what it must hold before the launch.
+
+    contents: "input" (values), "undefined" (anything) or "zeros" (before the first launch; each leaves zeros).
+    written: whether the kernel writes it.
+    """
     return {
         "name": name, "kind": "pointer", "dtype": DTYPES[example.dtype], "shape": list(example.shape),
-        "strides": list(example.stride()),
+        "strides": list(example.stride()), "contents": contents, "written": written,
     }  # fmt: skip
+
+
+def output(name: str, example: Tensor) -> dict[str, Any]:
+    """A pointer to what the kernel writes and nobody has to."""
+    return pointer(name, example, "undefined", True)
 
 
 def null(name: str, dtype: str = "u8") -> dict[str, Any]:
@@ -28,8 +37,9 @@ def null(name: str, dtype: str = "u8") -> dict[str, Any]:
     return {"name": name, "kind": "null", "dtype": dtype, "shape": []}
 
 
-def scalar(name: str, dtype: str, value: int | float) -> dict[str, Any]:
-    return {"name": name, "kind": "scalar", "dtype": dtype, "value": value}
+def scalar(name: str, dtype: str, value: int | float, multiple_of: int = 1) -> dict[str, Any]:
+    """A number, and what another value than the example's must be a multiple of."""
+    return {"name": name, "kind": "scalar", "dtype": dtype, "value": value, "multiple_of": multiple_of}
 
 
 def scalars(name: str, dtype: str, values: Sequence[int]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pathnet.machine_code.parameters import null, pointer, scalar, scalars, struct
+from pathnet.machine_code.parameters import null, output, pointer, scalar, scalars, struct
 from pathnet.ops.net_eval_pack import pack
 from pathnet.reference import Block, Conv, Norm, Pad, Relu
 
@@ -54,7 +54,7 @@ def net_eval(dtype: torch.dtype, preact: bool, width: int) -> Example:
             pointer("weights", packed.weights), pointer("first_slice", packed.first_slice),
             pointer("vectors", packed.vectors), pointer("classifier", packed.classifier),
             pointer("gates", _meta(torch.int8, 2, BLOCKS)), pointer("order", _meta(torch.int32, 2, BLOCKS)),
-            pointer("scales", _meta(torch.float32, 2, BLOCKS)), pointer("logits", _meta(dtype, 2 * IMAGES, CLASSES)),
+            pointer("scales", _meta(torch.float32, 2, BLOCKS)), output("logits", _meta(dtype, 2 * IMAGES, CLASSES)),
             scalar("masks", "i64", 2), scalar("repeat", "i64", 2), scalar("channels", "i32", 3),
             scalar("height", "i32", SIDE), scalar("width", "i32", SIDE), scalar("classes", "i32", CLASSES),
             *scalars("stage_blocks", "i32", [1, 1, 1]), *scalars("shortcut_slices", "i32", [0, 0]),
@@ -71,7 +71,7 @@ def forward_run_merge(dtype: torch.dtype) -> Example:
     def example() -> list[dict[str, Any]]:
         stream = _meta(dtype, IMAGES, 16 * SIDE * SIDE)
         fields = [
-            pointer("x", stream), pointer("f", stream), pointer("y", stream), pointer("bits", _bits()), null("rows"),
+            pointer("x", stream), pointer("f", stream), output("y", stream), output("bits", _bits()), null("rows"),
             null("scales"), scalar("count", "i64", IMAGES), scalar("elements", "i64", stream.shape[1]),
             scalar("first", "bool", 1),
         ]  # fmt: skip
@@ -86,7 +86,7 @@ def forward_run_backward(dtype: torch.dtype) -> Example:
     def example() -> list[dict[str, Any]]:
         stream, bits = _meta(dtype, IMAGES, 16 * SIDE * SIDE), _bits()
         return [
-            pointer("grad_y", stream), pointer("bits", bits), pointer("grad_x", stream),
+            pointer("grad_y", stream), pointer("bits", bits), output("grad_x", stream),
             scalar("bytes", "i64", bits.numel()),
         ]  # fmt: skip
 
@@ -98,8 +98,8 @@ def row_tables() -> Example:
 
     def example() -> list[dict[str, Any]]:
         return [
-            pointer("gates", _meta(torch.int8, IMAGES, BLOCKS)), pointer("rows", _meta(torch.int32, BLOCKS, IMAGES)),
-            pointer("counts", _meta(torch.int32, BLOCKS)), scalar("images", "i32", IMAGES),
+            pointer("gates", _meta(torch.int8, IMAGES, BLOCKS)), output("rows", _meta(torch.int32, BLOCKS, IMAGES)),
+            output("counts", _meta(torch.int32, BLOCKS)), scalar("images", "i32", IMAGES),
             scalar("blocks", "i32", BLOCKS),
         ]  # fmt: skip
 
