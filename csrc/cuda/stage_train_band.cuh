@@ -1,6 +1,6 @@
 #pragma once
 // stage_train: a batch cut into bands of whole rows, and which pixels and channels a warp has.
-#include "forward_run.cuh"
+#include "eight.cuh"
 #include "tile.cuh"
 
 namespace pathnet::train {
