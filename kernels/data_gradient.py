@@ -134,5 +134,5 @@ def arrive(
     if SUMS:
         finish_backward(
             gradient, tl.load(u_in + at, within, 0.0), inputs, count, slots, counter, state_in, slopes_in,
-            gradients_in, multiplier, IN, BATCH_STATS,
+            gradients_in, multiplier, IN, BATCH_STATS, ROUNDED=True,
         )  # fmt: skip

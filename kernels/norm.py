@@ -83,14 +83,16 @@ def merge_statistics(slots, pixels, channels, CHANNELS: tl.constexpr, BLOCK_M: t
 
 
 @triton.jit
-def store_sums(slots, g, xhat, channels, CHANNELS: tl.constexpr):
+def store_sums(slots, g, xhat, channels, CHANNELS: tl.constexpr, ROUNDED: tl.constexpr):
     """This tile's sums of g and of g xhat, into its slot: [2, tiles, C].
 
-    A sum runs through several threads at once, which must come to equal bits. So the product is rounded before it is
-    added: a compiler that fused the two would round each thread's own product otherwise than that of its partner.
+    A sum runs through several threads at once, which must come to equal bits. Where a thread may have one value of a
+    channel, the product is ROUNDED before it is added: a compiler that fused the two would round each thread's own
+    product otherwise than that of its partner. Behind a product of matrices each thread has several, whose sum it
+    hands on, and the rounded products would cost registers.
     """
     tile, tiles, inside = tl.program_id(0), tl.num_programs(0), channels < CHANNELS
-    products = tl.fma(g, xhat, tl.zeros_like(g))
+    products = tl.fma(g, xhat, tl.zeros_like(g)) if ROUNDED else g * xhat
     tl.store(slots + tile * CHANNELS + channels, tl.sum(g, 0), inside)
     tl.store(slots + (tiles + tile) * CHANNELS + channels, tl.sum(products, 0), inside)
 
@@ -150,12 +152,12 @@ def finish_forward(
 @triton.jit
 def finish_backward(
     g, u, channels, pixels, slots, counter, state, slopes, gradients, multiplier, CHANNELS: tl.constexpr,
-    BATCH_STATS: tl.constexpr,
+    BATCH_STATS: tl.constexpr, ROUNDED: tl.constexpr = False,
 ):  # fmt: skip
     """The norm whose output has the gradient g [pixels, channels] times s: sums, then slopes and gradients [2, C]."""
     inside = channels < CHANNELS
     xhat = (u.to(tl.float32) - vector_of(state, 0, channels, CHANNELS)) * vector_of(state, 1, channels, CHANNELS)
-    store_sums(slots, g, xhat, channels, CHANNELS)
+    store_sums(slots, g, xhat, channels, CHANNELS, ROUNDED)
     if last_to_arrive(counter):
         of_g, of_products = merge_sums(slots, channels, CHANNELS)
         tl.store(gradients + channels, multiplier * of_products, inside)

@@ -66,7 +66,7 @@ def arrive_rows(
     tl.store(g_in + at, gradient, within)
     finish_backward(
         gradient, tl.load(u_in + at, within, 0.0), inputs, values, slots, counter, state_in, slopes_in, gradients_in,
-        multiplier, IN, BATCH_STATS,
+        multiplier, IN, BATCH_STATS, ROUNDED=True,
     )  # fmt: skip
 
 

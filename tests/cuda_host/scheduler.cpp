@@ -54,15 +54,15 @@ struct Ready {
 struct Stacks {
   char* begin = nullptr;
   size_t bytes = 0;
-  void fit(int threads) {
-    if (bytes >= threads * kStack) return;
-    if (begin != nullptr) munmap(begin, bytes);
+  void map(int threads) {
     bytes = threads * kStack;
     begin = static_cast<char*>(
         mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     for (int i = 0; i < threads; ++i)
       mprotect(begin + i * kStack, kPage, PROT_NONE);  // an overflow stops here
   }
+  // A process may hold 65530 mappings, and each kernel that a test loads would keep two a thread.
+  void unmap() { munmap(begin, bytes); }
 };
 
 Stacks stacks;
@@ -288,7 +288,7 @@ int launch(dim3 grid, dim3 size, size_t shared_bytes, void (*body)(void*), void*
   threads = size.x * size.y * size.z;
   failure.clear();
   ready = {};
-  stacks.fit(resident * threads);
+  stacks.map(resident * threads);
   fibers.assign(resident * threads, {});
   priorities.assign(resident * threads, 0);
   kernel = body, kernel_arguments = arguments;
@@ -301,6 +301,7 @@ int launch(dim3 grid, dim3 size, size_t shared_bytes, void (*body)(void*), void*
   begin_order(resident, threads);
   run_blocks(size, grid, shared_bytes);
   current = nullptr;
+  stacks.unmap();
   return failure.empty() ? 0 : 1;
 }
 
