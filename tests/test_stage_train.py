@@ -13,7 +13,7 @@ from pathnet import extension
 from pathnet.blocks import BLOCKS
 from pathnet.ops.stage_train import SUPPORTS
 
-OF_THEIR_OWN = {"triton", "cuda"}  # in tests/test_stage_train_triton.py and test_stage_train_cuda.py: few and tiny cases
+OF_THEIR_OWN = {"triton", "cuda"}  # in tests/test_stage_train_{triton,cuda}.py: few and tiny cases, for both are slow
 BACKENDS = [name for name in SUPPORTS if name not in OF_THEIR_OWN and (name != "cpu" or extension.available())]
 MIXTURES = [[0, 0, 0], [1, 2, 0], [2, 2, 2], [3, 1, 4], [4, 2, 1], [0, 3, 2], [4, 4, 4], [3, 3, 3], [2, 4, 2]]
 
