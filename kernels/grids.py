@@ -28,4 +28,6 @@ GRIDS: dict[str, tuple[str, ...]] = {
     "outer_rows": TILES_IN,
     "mask_rows": ("ceil(count / BLOCK_M)",),
     "copy_rows": ("ceil(count / BLOCK)",),
+    "path_conv": ("ceil(count / BLOCK_M)", "ceil(CHANNELS / BLOCK_N)"),
+    "path_mask": ("ceil(count / BLOCK_M)", "ceil(CHANNELS / BLOCK_N)"),
 }
