@@ -26,7 +26,7 @@ NEEDED = {"auto": None, "cpu": "_C", "cuda": "_cuda", "none": None}  # mode -> t
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # one build runs on every torch from 2.10 on
 FLAGS = {"cxx": ["-O3", "-fvisibility=hidden", STABLE_ABI], "nvcc": ["-O3", STABLE_ABI, "-DUSE_CUDA"]}
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-CHECKS = [*SANITIZERS, "-fno-wrapv", "-fno-omit-frame-pointer", "-O2", "-g"]  # Python's own -fwrapv hides overflows
+CHECKS = [*SANITIZERS, "-fno-wrapv", "-fno-omit-frame-pointer", "-O1", "-g1"]  # Python's own -fwrapv hides overflows
 SANITIZE = os.environ.get("PATHNET_SANITIZE") == "1"  # for .ci/run: loads only behind LD_PRELOAD of the sanitizers
 ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0+PTX"  # where no GPU can be asked; PTX serves what follows 10.0
 
