@@ -46,15 +46,10 @@ def test_masked_rows_are_the_reference_s(poisoned):
     assert not recorder.calls
 
 
-def test_an_offset_view_and_an_expanded_gradient(poisoned):
-    stage = stage_of(blocks=3).train()
-    whole = torch.randn(7, C + 3, 12, 12)
-    x = whole[1:6, 2 : C + 2, 1:9, 3:11].requires_grad_()
-    grads = []
-    for backend in ("cpu", "reference"):
-        with use_backend(backend):
-            grads.append(torch.autograd.grad(train(stage, x, ROWS).sum(), x)[0])
-    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-4)
+def test_an_offset_view(poisoned):
+    stage, route = stage_of(blocks=3).train(), route_of(ROWS)
+    view = torch.full((7, C + 3, 12, 12), torch.nan)[1:6, 2 : C + 2, 1:9, 3:11]
+    check("cpu", stage, view.copy_(images(stage, SHAPE, route)), route)
 
 
 def test_images_that_pass_cost_no_memory():
