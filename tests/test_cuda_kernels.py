@@ -7,14 +7,22 @@ import subprocess
 
 import pytest
 
+from pathnet.cli.kernel_compilers import COMPILERS, Choice
 from pathnet.machine_code import unfit
 from pathnet.machine_code.parameters import scalar, struct
 from pathnet.ops import cuda_compile
 from pathnet.ops.cuda_compile import SOURCES, compile_kernel, launch_description, ptx_of, why_not
-from pathnet.ops.cuda_kernels import KERNELS, selected
+from pathnet.ops.cuda_kernels import KERNELS, Kernel, selected
+from pathnet.ops.stage_train_cuda_limits import CHANNELS
 
 pytestmark = pytest.mark.cuda_host
+DESCRIBED = list({kernel.name: kernel for kernel in KERNELS}.values())  # one of each
 needs_nvcc = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+
+def named(function: str) -> Kernel:
+    (kernel,) = (kernel for kernel in KERNELS if kernel.function == function)
+    return kernel
 
 
 @needs_nvcc
@@ -27,20 +35,39 @@ def test_every_header_compiles_alone(header, tmp_path):
 
 @needs_nvcc
 def test_a_kernel_has_no_spills_and_uses_tensor_cores():
-    (basic,) = (kernel for kernel in KERNELS if kernel.arguments == "pathnet::Bf16, false, 16, 4")
-    row = compile_kernel(basic, 80)
+    row = compile_kernel(named("pathnet::net_eval_kernel<pathnet::Bf16, false, 16, 4>"), 80)
     assert unfit(row._asdict()) is None and row.registers <= 128 and row.blocks_per_sm >= 1
     assert row.tensor_core_instructions > 100 and row.async_copy_instructions > 0
     assert row.shared_bytes == (24 << 10) + 34 * 34 * 32
 
 
+def test_no_kernel_is_left_out():
+    """Each `__global__` of csrc/cuda, and each form that a launch can take."""
+    written = {
+        name
+        for file in (*SOURCES.glob("*.cuh"), *SOURCES.glob("*.cu"))
+        for name in re.findall(r"__global__ void(?: __launch_bounds__\((?:[^()]|\(\))*\))?\s+(\w+)\(", file.read_text())
+    }
+    defined = sum(len(re.findall(r"^\s*__global__", file.read_text(), re.M)) for file in SOURCES.glob("*.cu*"))
+    assert written == {kernel.name for kernel in KERNELS} and len(written) == defined
+    of_channels = {(kernel.name, *kernel.settings.values()) for kernel in KERNELS}
+    for name in ("forward", "backward", "arrive"):
+        for dtype in ("bfloat16", "float16", "tf32"):
+            assert {(f"stage_train_{name}_kernel", dtype, channels) for channels in CHANNELS} <= of_channels
+
+
 @needs_nvcc
-def test_every_kernel_of_a_run_compiles():
-    for kernel in KERNELS:
-        if kernel.header == "forward_run.cuh":
-            row = compile_kernel(kernel, 80)
-            assert row.spill_bytes == 0 and row.blocks_per_sm * 256 >= 8 * 32
-            assert row.tensor_core_instructions == 0 and row.tensor_core_exempt is not None
+@pytest.mark.parametrize("arguments", ["Tf32, 16", "Bf16, 32", "Fp16, 64"])
+def test_a_merged_backward_spills_nothing_where_registers_are_shortest(arguments):
+    row = compile_kernel(named(f"pathnet::train::stage_train_backward_kernel<pathnet::{arguments}>"), 100)
+    assert unfit(row._asdict()) is None and row.spill_bytes == row.local_bytes == 0
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", ["stage_train_merge_kernel", "forward_run_merge_kernel", "probe_kernel"])
+def test_a_kernel_without_products_compiles(name):
+    row = compile_kernel(next(kernel for kernel in KERNELS if kernel.name == name), 80)
+    assert unfit(row._asdict()) is None and row.tensor_core_instructions == 0
 
 
 @needs_nvcc
@@ -56,7 +83,7 @@ def test_the_ptx_is_what_the_wrappers_say():
 
 
 @needs_nvcc
-@pytest.mark.parametrize("kernel", [KERNELS[0], *KERNELS[-3:]], ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", DESCRIBED, ids=lambda kernel: kernel.name)
 def test_the_launch_description_fits_the_ptx(kernel):
     ptx = ptx_of(kernel, 80)
     description = launch_description(kernel, 80, ptx)
@@ -101,3 +128,11 @@ def test_kernels_are_selected_by_channels_and_dtype():
     chosen = selected((16,), ("bfloat16",))
     assert {kernel.settings.get("dtype", "bfloat16") for kernel in chosen} == {"bfloat16"}
     assert any(kernel.name == "row_tables_kernel" for kernel in chosen) and selected(None, None) == list(KERNELS)
+
+
+def test_a_chip_gets_the_kernels_whose_shared_memory_it_has():
+    choice = Choice((32, 64), ("tf32",))
+    of_chips = [COMPILERS["CUDA C++"].kernels(choice, arch) for arch in (86, 80, 90)]
+    wide = {kernel.function for kernel in of_chips[2]} - {kernel.function for kernel in of_chips[1]}
+    assert len(of_chips[0]) < len(of_chips[1]) and of_chips[2] == selected(*choice)
+    assert "pathnet::train::stage_train_backward_kernel<pathnet::Tf32, 64>" in wide

@@ -107,8 +107,9 @@ def test_the_catalogue_has_every_block_size_of_the_table():
 
 ROW = {
     "name": "k", "language": "triton", "arch": 80, "settings": {"num_warps": 4}, "registers": 64, "spill_bytes": 0,
-    "shared_bytes": 0, "blocks_per_sm": 8, "tensor_core_instructions": 0, "async_copy_instructions": 0,
-    "code_bytes": 1, "tensor_core_exempt": "no product", "warps_per_sm": 32, "scalar_share": 0.0,
+    "local_bytes": 0, "shared_bytes": 0, "blocks_per_sm": 8, "tensor_core_instructions": 0,
+    "async_copy_instructions": 0, "code_bytes": 1, "tensor_core_exempt": "no product", "warps_per_sm": 32,
+    "scalar_share": 0.0,
 }  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def test_wrong_words_are_refused():
 def missing_here(monkeypatch, **reasons):
     """The compilers, each of which lacks what `reasons` says, and which compile nothing."""
     nothing = {
-        name: compiler._replace(why_not=lambda name=name: reasons.get(name.split()[0]), kernels=lambda choice: [])
+        name: compiler._replace(why_not=lambda name=name: reasons.get(name.split()[0]), kernels=lambda choice, arch: [])
         for name, compiler in kernels.COMPILERS.items()
     }
     monkeypatch.setattr(kernels, "COMPILERS", nothing)
@@ -152,6 +153,13 @@ def test_a_language_that_cannot_be_compiled_is_left_out_with_a_sentence(language
     assert kernels.run(arguments("--json")) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out) == [] and printed.err.startswith(f"The {language}") and "left out" in printed.err
+
+
+@pytest.mark.parametrize("words, language", [((), None), (("--language", "cuda"), "cuda")])
+def test_one_language_may_be_chosen(words, language, monkeypatch, capsys):
+    missing_here(monkeypatch, Triton="no compiler.")
+    assert kernels.run(arguments("--json", *words)) == 0
+    assert ("left out" in capsys.readouterr().err) == (language is None)
 
 
 def test_without_any_compiler_the_command_fails(monkeypatch):

@@ -21,11 +21,10 @@ struct Warps {
   }
 };
 
-struct Batch {  // images of height x width, cut into bands of at most `rows`
-  int images, height, width, rows;
+struct Batch {  // images of height x width, each cut into `bands` of at most `rows`
+  int images, height, width, rows, bands;
 
-  __host__ __device__ int bands() const { return (height + rows - 1) / rows; }
-  __host__ __device__ int items() const { return images * bands(); }
+  __host__ __device__ int items() const { return images * bands; }
   __host__ __device__ int64_t pixels() const {
     return static_cast<int64_t>(images) * height * width;
   }
@@ -43,11 +42,11 @@ struct Band {
   int64_t first_pixel;  // of the batch
 
   __device__ Band(const Batch& batch, int item) {
-    first_row = item % batch.bands() * batch.rows;
+    first_row = item % batch.bands * batch.rows;
     rows = min(batch.rows, batch.height - first_row);
     pixels = rows * batch.width;
-    first_pixel =
-        (static_cast<int64_t>(item / batch.bands()) * batch.height + first_row) * batch.width;
+    const int row = item / batch.bands * batch.height + first_row;  // of the batch
+    first_pixel = static_cast<int64_t>(row) * batch.width;
   }
 };
 

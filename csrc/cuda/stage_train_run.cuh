@@ -16,7 +16,8 @@ constexpr int kMostBlocks =
 
 inline Batch batch_of(int images, int height, int width, int channels) {
   const int pixels = channels == 64 ? 128 : 256;  // of a band; as in stage_train_cuda_limits.py
-  return {images, height, width, std::clamp(pixels / width, 1, height)};
+  const int rows = std::clamp(pixels / width, 1, height);
+  return {images, height, width, rows, (height + rows - 1) / rows};
 }
 
 inline int blocks_of(const Batch& batch) {

@@ -58,8 +58,8 @@ class WeightGradient {
 
  private:
   static __device__ __forceinline__ int lane() { return opaque(threadIdx.x) % 32; }
-  static __device__ __forceinline__ int across() { return threadIdx.x / 32 % kAcross; }
-  static __device__ __forceinline__ int down() { return threadIdx.x / 32 / kAcross; }
+  static __device__ __forceinline__ int across() { return opaque(threadIdx.x) / 32 % kAcross; }
+  static __device__ __forceinline__ int down() { return opaque(threadIdx.x) / 32 / kAcross; }
   static __device__ __forceinline__ int first_output() { return across() / kSide * 16; }
   static __device__ __forceinline__ int first_input() { return across() % kSide * 16; }
   __device__ __forceinline__ float& at(int i) { return sums_[i / 8][i / 4 % 2][i % 4]; }

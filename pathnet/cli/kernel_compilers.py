@@ -7,7 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from pathnet.machine_code import Compiled
+from pathnet.machine_code import Compiled, most_shared
 
 
 class Choice(NamedTuple):
@@ -21,7 +21,7 @@ class Compiler(NamedTuple):
     """Of one language."""
 
     why_not: Callable[[], str | None]  # what is missing here, in a sentence
-    kernels: Callable[[Choice], Sequence[Any]]
+    kernels: Callable[[Choice, int], Sequence[Any]]  # that can run on a chip
     compile: Callable[[Any, int], Compiled]  # a kernel for a chip
     ptx: Callable[[Any, int], tuple[str, dict[str, Any]]]  # and how to launch it
 
@@ -34,8 +34,12 @@ def _triton_missing() -> str | None:
     return "TRITON_INTERPRET=1 is set, and an interpreter compiles nothing; unset it." if INTERPRETED else None
 
 
+def _triton_kernels(choice: Choice, arch: int) -> Sequence[Any]:
+    return _triton_catalogue(choice)
+
+
 @cache
-def _triton_kernels(choice: Choice) -> Sequence[Any]:
+def _triton_catalogue(choice: Choice) -> Sequence[Any]:
     from pathnet.kernels.catalogue import CHANNELS, DTYPES, catalogue
 
     return catalogue(choice.channels or CHANNELS, choice.dtypes or tuple(DTYPES))
@@ -59,10 +63,10 @@ def _cuda_missing() -> str | None:
     return why_not()
 
 
-def _cuda_kernels(choice: Choice) -> Sequence[Any]:
+def _cuda_kernels(choice: Choice, arch: int) -> Sequence[Any]:
     from pathnet.ops.cuda_kernels import selected
 
-    return selected(*choice)
+    return [kernel for kernel in selected(*choice) if kernel.shared <= most_shared(arch)]
 
 
 def _cuda_compiled(kernel: Any, arch: int) -> Compiled:

@@ -29,6 +29,11 @@ RESERVED = 1024  # bytes of shared memory that the system takes of each thread b
 GRANULE = 8  # registers of a thread are handed out by so many
 
 
+def most_shared(arch: int) -> int:
+    """Bytes of shared memory that one thread block may have."""
+    return CHIPS.get(arch, CHIPS[90]).shared_kib * 1024 - RESERVED
+
+
 def resident_blocks(arch: int, registers: int, shared_bytes: int, warps: int) -> int:
     """Thread blocks that a multiprocessor holds at once, each of so many warps, and registers a thread."""
     chip = CHIPS.get(arch, CHIPS[90])

@@ -25,6 +25,7 @@ class Compiled(NamedTuple):
     settings: dict[str, Any]
     registers: int
     spill_bytes: int
+    local_bytes: int  # of a thread's own memory: spills, and arrays that are kept there by design
     shared_bytes: int
     blocks_per_sm: int
     tensor_core_instructions: int
@@ -37,13 +38,17 @@ class Compiled(NamedTuple):
 
 def counted(
     name: str, language: str, arch: int, settings: dict[str, Any], cubin: Path, shared_bytes: int, warps: int,
-    tensor_core_exempt: str | None,
+    tensor_core_exempt: str | None, spill_bytes: int | None = None,
 ) -> Compiled:  # fmt: skip
-    """Count what is in `cubin`, the machine code of the kernel `name`."""
+    """Count what is in `cubin`, the machine code of the kernel `name`.
+
+    spill_bytes: as the assembler says; None where it is not asked, and all local memory counts as spilled.
+    """
     code = sass.read(cubin, name)
     blocks = resident_blocks(arch, code.registers, shared_bytes, warps)
     return Compiled(
-        name, language, arch, settings, code.registers, code.spill_bytes, shared_bytes, blocks,
+        name, language, arch, settings, code.registers, code.local_bytes if spill_bytes is None else spill_bytes,
+        code.local_bytes, shared_bytes, blocks,
         code.count(sass.TENSOR_CORES), code.count(sass.ASYNC_COPIES), sass.INSTRUCTION_BYTES * len(code.instructions),
         tensor_core_exempt, blocks * warps, round(scalar_share(code), 3),
     )  # fmt: skip

@@ -28,7 +28,7 @@ class Code(NamedTuple):
     """A kernel as it will run."""
 
     registers: int
-    spill_bytes: int  # of local memory, where a thread's spills and arrays go
+    local_bytes: int  # of a thread's own memory, where its spills go, and arrays that registers do not hold
     instructions: list[Instruction]
     labels: dict[str, int]  # the instruction that each stands before
 

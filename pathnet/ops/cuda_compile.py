@@ -44,10 +44,10 @@ def compile_kernel(kernel: Kernel, arch: int) -> Compiled:
     """
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        _run(kernel, arch, "-cubin", cubin)
+        words = _run(kernel, arch, "-cubin", cubin)
         return counted(
             kernel.name, "cuda", arch, kernel.settings, cubin, kernel.shared, kernel.threads // 32,
-            kernel.tensor_core_exempt,
+            kernel.tensor_core_exempt, sum(map(int, re.findall(r"(\d+) bytes spill stores", words))),
         )  # fmt: skip
 
 
@@ -70,23 +70,26 @@ def launch_description(kernel: Kernel, arch: int, ptx: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _run(kernel: Kernel, arch: int, kind: str, result: Path) -> None:
+def _run(kernel: Kernel, arch: int, kind: str, result: Path) -> str:
+    """What nvcc and the assembler say."""
     source = result.with_suffix(".cu")
     source.write_text("\n".join(_source(kernel)) + "\n")
-    command = [nvcc(), f"-arch=sm_{arch}", "-std=c++17", "-O3", f"-I{SOURCES}", kind, "-o", str(result), str(source)]
+    settings = [f"-arch=sm_{arch}", "-std=c++17", "-O3", "-Xptxas", "-v", f"-I{SOURCES}"]
+    command = [nvcc(), *settings, kind, "-o", str(result), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"nvcc failed on {kernel.name} for sm_{arch}: {done.stderr}")
+    return done.stdout + done.stderr
 
 
 def _source(kernel: Kernel) -> Iterator[str]:
     """The kernel's header, what instantiates it, and assertions on the structs of its example."""
     yield f'#include <cstddef>\n#include "{kernel.header}"'
     if kernel.arguments:
-        yield f"template __global__ void pathnet::{kernel.name}<{kernel.arguments}>({kernel.parameters});"
+        yield f"template __global__ void {kernel.function}({kernel.parameters});"
     for parameter in kernel.example():
         if parameter["kind"] == "struct":
-            of = f"pathnet::{parameter['type']}"
+            of = f"{kernel.namespace}::{parameter['type']}"
             yield f'static_assert(sizeof({of}) == {parameter["bytes"]}, "its size");'
             for field in parameter["fields"]:
                 name = field["name"]

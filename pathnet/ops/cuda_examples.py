@@ -106,5 +106,14 @@ def row_tables() -> Example:
     return example
 
 
+def probe() -> Example:
+    """count and out."""
+
+    def example() -> list[dict[str, Any]]:
+        return [scalar("count", "i64", 300), output("out", _meta(torch.int32, 300))]
+
+    return example
+
+
 def _bits() -> torch.Tensor:
     return _meta(torch.uint8, IMAGES, 2 * SIDE * SIDE)

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import torch
 
 from pathnet.ops import cuda_examples as examples
+from pathnet.ops import stage_train_cuda_examples as training
 from pathnet.ops.net_eval_limits import shared_bytes
+from pathnet.ops.stage_train_cuda_limits import CHANNELS
 
 OPERANDS = {
     "Bf16": (torch.bfloat16, "bfloat16"),
@@ -20,6 +22,7 @@ OPERANDS = {
 class Kernel(NamedTuple):
     """One kernel with one choice of its template's arguments."""
 
+    namespace: str
     name: str
     header: str
     arguments: str  # of the template, empty for a plain function
@@ -30,6 +33,15 @@ class Kernel(NamedTuple):
     tensor_core_exempt: str | None  # why it has no tensor-core instructions
     grid: tuple[int, int, int]  # of the example
     example: Callable[[], list[dict[str, Any]]]  # its parameters as pathnet.machine_code.parameters describes them
+
+    @property
+    def function(self) -> str:
+        """As C++ names it."""
+        arguments = f"<{self.arguments}>" if self.arguments else ""
+        return f"{self.namespace}::{self.name}{arguments}"
+
+
+NO_PRODUCT = "it multiplies no matrices"
 
 
 def selected(channels: Sequence[int] | None, dtypes: Sequence[str] | None) -> list[Kernel]:
@@ -45,7 +57,8 @@ def selected(channels: Sequence[int] | None, dtypes: Sequence[str] | None) -> li
 def _net_eval() -> list[Kernel]:
     return [
         Kernel(
-            "net_eval_kernel", "net_eval.cuh", f"pathnet::{operand}, {str(preact).lower()}, {width}, {tiles}",
+            "pathnet", "net_eval_kernel", "net_eval.cuh",
+            f"pathnet::{operand}, {str(preact).lower()}, {width}, {tiles}",
             "const __grid_constant__ pathnet::NetEvalPlan",
             {"dtype": name, "preact": preact, "channels": width}, 512,
             shared_bytes(dtype, 32, 32, width), None, (2 * examples.IMAGES, 1, 1),
@@ -58,7 +71,6 @@ def _net_eval() -> list[Kernel]:
 
 
 def _forward_run() -> list[Kernel]:
-    reason = "it multiplies no matrices"
     kernels = []
     for operand, (dtype, name) in OPERANDS.items():
         element = f"typename pathnet::{operand}::Element"
@@ -69,15 +81,50 @@ def _forward_run() -> list[Kernel]:
              examples.forward_run_backward(dtype)),
         ):  # fmt: skip
             kernels.append(
-                Kernel(f"forward_run_{function}_kernel", "forward_run.cuh", f"pathnet::{operand}", parameters,
-                       {"dtype": name}, 256, 0, reason, grid, example)
+                Kernel("pathnet", f"forward_run_{function}_kernel", "forward_run.cuh", f"pathnet::{operand}",
+                       parameters, {"dtype": name}, 256, 0, NO_PRODUCT, grid, example)
             )  # fmt: skip
     tables = "const int8_t*, int*, int*, int, int"
     grid = (examples.BLOCKS, 1, 1)
     return [
         *kernels,
-        Kernel("row_tables_kernel", "forward_run.cuh", "", tables, {}, 256, 32, reason, grid, examples.row_tables()),
-    ]
+        Kernel("pathnet", "row_tables_kernel", "forward_run.cuh", "", tables, {}, 256, 32, NO_PRODUCT, grid,
+               examples.row_tables()),
+    ]  # fmt: skip
 
 
-KERNELS = (*_net_eval(), *_forward_run())
+def _stage_train() -> list[Kernel]:
+    kernels = []
+    for operand, (dtype, name) in OPERANDS.items():
+        by_type, op = {"dtype": name}, f"pathnet::{operand}"
+        kernels += [
+            _training("merge", "ends", "Merge", op, by_type, training.merge(dtype)),
+            _training("sum", "ends", "Sum", op, by_type, training.sum_of_slots(dtype)),
+        ]
+        for channels in CHANNELS:
+            settings, arguments = by_type | {"channels": channels}, f"{op}, {channels}"
+            kernels += [
+                _training("forward", "fwd", "Forward", arguments, settings, training.forward(dtype, channels)),
+                _training("backward", "bwd", "Backward", arguments, settings, training.backward(dtype, channels)),
+                _training("arrive", "ends", "Arrive", arguments, settings, training.arrive(dtype, channels)),
+            ]
+    return kernels
+
+
+def _training(
+    what: str, header: str, plan: str, arguments: str, settings: dict[str, Any], example: training.Launched
+) -> Kernel:
+    """A kernel of stage_train, which takes one struct."""
+    return Kernel(
+        "pathnet::train", f"stage_train_{what}_kernel", f"stage_train_{header}.cuh", arguments,
+        f"const __grid_constant__ pathnet::train::{plan}Plan", settings, example.threads, example.shared,
+        None if what in ("forward", "backward") else NO_PRODUCT, (example.blocks, 1, 1), example.parameters,
+    )  # fmt: skip
+
+
+def _probe() -> Kernel:
+    return Kernel("pathnet", "probe_kernel", "probe.cuh", "", "int64_t, int32_t*", {}, 256, 0, NO_PRODUCT, (2, 1, 1),
+                  examples.probe())  # fmt: skip
+
+
+KERNELS = (*_net_eval(), *_stage_train(), *_forward_run(), _probe())

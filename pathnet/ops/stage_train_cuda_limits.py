@@ -25,12 +25,37 @@ def weight_slots(dtype: torch.dtype, images: int, channels: int, height: int, wi
     return min(affordable, items, MOST_BLOCKS)
 
 
+def threads(channels: int) -> int:
+    """Of a thread block: Warps in csrc/cuda/stage_train_band.cuh."""
+    return 512 if channels == 64 else 256
+
+
 def shared_bytes(dtype: torch.dtype, channels: int, height: int, width: int) -> int:
     """Of a thread block of the merged backward, which needs the most: weights, vectors, two tiles and one band."""
     rows, pixel = band_rows(channels, height, width), channels * dtype.itemsize
-    tiles = (2 * (rows + 2) * (width + 2) + rows * width) * pixel
-    sums, weights = {16: 2048, 32: 2048, 64: 4096}[channels] + 16, {16: 9216, 32: 36864, 64: 0}[channels]
-    return 9 * channels * pixel + 10 * channels * 4 + sums + max(tiles, weights)
+    tiles = 2 * _tile_bytes(dtype, channels, height, width) + rows * width * pixel
+    weights = {16: 9216, 32: 36864, 64: 0}[channels]
+    return 9 * channels * pixel + 6 * channels * 4 + arrival_bytes(channels) + max(tiles, weights)
+
+
+def forward_bytes(dtype: torch.dtype, channels: int, height: int, width: int) -> int:
+    """Of a thread block of the forward: weights, two vectors, and a tile or sums of three floats."""
+    tile = _tile_bytes(dtype, channels, height, width)
+    return 9 * channels**2 * dtype.itemsize + 2 * channels * 4 + max(tile, _sums_bytes(channels, 3))
+
+
+def arrival_bytes(channels: int) -> int:
+    """Of a thread block that takes the gradient coming to a run: four vectors, and sums of two floats."""
+    return 4 * channels * 4 + _sums_bytes(channels, 2)
+
+
+def _tile_bytes(dtype: torch.dtype, channels: int, height: int, width: int) -> int:
+    return (band_rows(channels, height, width) + 2) * (width + 2) * channels * dtype.itemsize
+
+
+def _sums_bytes(channels: int, floats: int) -> int:
+    """SumRows in csrc/cuda/stage_train_sums.cuh: a row for each part of the slots, and a flag."""
+    return threads(channels) * floats * 4 + 16
 
 
 def unfit_size(dtype: torch.dtype, images: int, channels: int, height: int, width: int) -> str | None:
