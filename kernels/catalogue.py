@@ -1,8 +1,12 @@
-"""Every launch that training can make, one for each kernel and setting: what `pathnet kernels` compiles."""
+"""Every launch that training can make, one for each kernel and setting: what `pathnet kernels` compiles.
+
+Launches that differ in what only leaves code out, or in numbers that only stand in it, are one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -19,7 +23,7 @@ from pathnet.kernels.stage_train_preact_bwd import stage_train_preact_bwd
 from pathnet.kernels.stage_train_preact_fwd import kept_tensors as kept_of_preact
 from pathnet.kernels.stage_train_preact_fwd import stage_train_preact_fwd
 
-CHANNELS = (16, 32, 64, 128)  # each block size of the table, and one with several blocks of channels
+CHANNELS = (16, 32, 64)  # each block size of the table; 64 are several blocks where a step or a program takes 32
 DTYPES = {
     "float16": (torch.float16, "tf32"),
     "bfloat16": (torch.bfloat16, "tf32"),
@@ -28,6 +32,7 @@ DTYPES = {
 }  # name -> dtype of the activations, and how float32 products are made
 GATES = (Gate.FULL, Gate.FORWARD, Gate.FORWARD, Gate.FULL, Gate.FROZEN, Gate.RESIDUAL, Gate.FORWARD, Gate.FULL)
 IMAGES, SIDE = 128, 32
+ONLY_NUMBERS = {"IN", "OUT", "CHANNELS", "BATCH_STATS", "MOVES"}
 ROWS = [[Gate.FORWARD, Gate.FULL, Gate.FORWARD], [Gate.OFF] * 3, [Gate.FULL, Gate.OFF, Gate.OFF]] * (IMAGES // 3)
 DEPTHS = {"basic": 2, "preact": 2, "bottleneck": 3}  # convolutions of a block
 TRAINING = {
@@ -121,9 +126,25 @@ def catalogue(channels: Sequence[int], dtypes: Sequence[str]) -> list[Launch]:
     """One launch of each distinct kernel and setting."""
     distinct: dict[tuple, Launch] = {}
     for launch in _all(channels, dtypes):
-        key = launch.kernel.fn.__name__, str(launch.constants), str(_dtypes(launch))
-        distinct.setdefault(key, launch)
+        distinct.setdefault(_setting(launch), launch)
     return list(distinct.values())
+
+
+def _setting(launch: Launch) -> tuple:
+    """What the machine code of a launch depends on.
+
+    Numbers of channels stand in it as constants alone, but where a loop over them has one step or two, and is unrolled.
+    A norm that takes its running statistics, or does not move them, has less code.
+    """
+    rest = {name: value for name, value in launch.constants.items() if name not in ONLY_NUMBERS}
+    return launch.kernel.fn.__name__, str(rest), str(_dtypes(launch)), launch.warps, _steps(launch.constants)
+
+
+def _steps(constants: dict[str, Any]) -> tuple[int, ...]:
+    """Of the loops of a 1x1 convolution forward and backward; three stand for more."""
+    if constants.get("SIDE") != 1 or "BLOCK_K" not in constants:
+        return ()
+    return tuple(min(3, -(-constants[side] // constants["BLOCK_K"])) for side in ("IN", "OUT"))
 
 
 def _all(channels: Sequence[int], dtypes: Sequence[str]) -> Iterator[Launch]:
@@ -131,7 +152,6 @@ def _all(channels: Sequence[int], dtypes: Sequence[str]) -> Iterator[Launch]:
         for width in channels:
             yield from meta_run(width, GATES, dtype)
             yield from meta_run(width, [Gate.FULL, Gate.FULL], dtype, inputs=width // 2, stride=2)
-            yield from meta_run(width, [Gate.FORWARD, Gate.FULL], dtype, batch_stats=False)
             yield from meta_eval(width, 1, dtype)
             yield from meta_eval(width, 1, dtype, inputs=width // 2, stride=2)
             yield from meta_path(width, dtype)
@@ -141,10 +161,7 @@ def _all(channels: Sequence[int], dtypes: Sequence[str]) -> Iterator[Launch]:
 
 
 def _other_forms(width: int, dtype: str) -> Iterator[Launch]:
-    """Pre-activation blocks, and bottlenecks whose 3x3 convolution has `width` channels.
-
-    Without what only leaves code out of the kernels above: FORWARD and FROZEN gates, running statistics.
-    """
+    """Pre-activation blocks, and bottlenecks whose 3x3 convolution has `width` channels, all trained."""
     yield from meta_run(width, [Gate.FULL, Gate.RESIDUAL, Gate.FULL], dtype, form="preact")
     yield from meta_run(width, [Gate.FULL], dtype, inputs=width // 2, stride=2, form="preact")
     yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, form="bottleneck")

@@ -37,10 +37,35 @@ def ptx_of(launch: Launch, arch: int) -> tuple[str, dict[str, Any]]:
     return done.asm["ptx"], _launch_description(launch, arch, done.asm["ptx"], done.metadata.shared)
 
 
+_latest: list[tuple[Launch, int, Any]] = []  # what this process compiled last: one launch, for some chips
+
+
 def _compiled(launch: Launch, arch: int) -> Any:
-    """What Triton makes of it, and keeps."""
-    source = ASTSource(launch.kernel, *describe(launch))
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=_options(launch))
+    """What Triton makes of it, and keeps; chips compiled one after the other share what does not depend on the chip.
+
+    Triton's first stage (TTIR) is that of any chip, and its second (TTGIR) that of a generation.
+    """
+    if _latest and _latest[0][0] is not launch:
+        _latest.clear()
+    target, options = GPUTarget("cuda", arch, 32), _options(launch)
+    relative = next((each for each in _latest if each[1] // 10 == arch // 10), None)
+    if relative is not None:
+        text = relative[2].asm["ttgir"].replace(f'"cuda:{relative[1]}"', f'"cuda:{arch}"')
+        done = _continued(text, "ttgir", target, options)
+    elif _latest:
+        done = _continued(_latest[0][2].asm["ttir"], "ttir", target, options)
+    else:
+        done = triton.compile(ASTSource(launch.kernel, *describe(launch)), target=target, options=options)
+    _latest.append((launch, arch, done))
+    return done
+
+
+def _continued(text: str, stage: str, target: GPUTarget, options: dict[str, int]) -> Any:
+    """Compile what a stage gave for another chip."""
+    with tempfile.NamedTemporaryFile("w", suffix=f".{stage}") as file:
+        file.write(text)
+        file.flush()
+        return triton.compile(file.name, target=target, options=options)
 
 
 def _options(launch: Launch) -> dict[str, int]:

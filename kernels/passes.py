@@ -140,7 +140,7 @@ def forward_pass(
     norm: Norm, u: Tensor, state: Tensor, workspace: Workspace, precision: str,
 ) -> Launch:  # fmt: skip
     """u = conv(source behind its prologue: "input", "rows", "norm" or "merge"), and the state of the norm behind it."""
-    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, u.dtype, precision)
+    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, u.dtype, precision, geometry.side)
     tiles, columns = triton.cdiv(g.pixels_out, tile.m), triton.cdiv(g.outputs, tile.n)
     arguments = {
         "u_in": source.u, "x_in": source.x, "rows": source.rows, "state_in": source.state, "merged": source.merged,
@@ -201,7 +201,7 @@ def inner_gradient_pass(
     workspace: Workspace, precision: str, values: int | None = None,
 ) -> Launch:  # fmt: skip
     """g_in: the gradient behind the ReLU inside the branch; the norm there has statistics of so many `values`."""
-    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision)
+    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision, geometry.side)
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments = {
         **behind.of_norm(), "weight": weight, "g_in": g_in, **before_arguments(before, workspace),
@@ -226,7 +226,7 @@ def outer_gradient_pass(
     alive: Tensor | None, before: Before | None, g_in: Tensor, workspace: Workspace, precision: str,
 ) -> Launch:  # fmt: skip
     """g_in: the gradient of the block's input, behind the ReLUs that made it."""
-    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision)
+    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision, geometry.side)
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments = {
         **behind.of_norm(), "weight": weight, "skip": skip, "alive": alive, "g_in": g_in,

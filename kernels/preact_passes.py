@@ -48,7 +48,7 @@ def residual_pass(
     x_out: Tensor, state: Tensor | None, workspace: Workspace, precision: str,
 ) -> Launch:  # fmt: skip
     """x_out = skip + scale conv(relu(norm(source.u))), and the state of the norm that comes next, if one does."""
-    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, x_out.dtype, precision)
+    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, x_out.dtype, precision, geometry.side)
     tiles, columns = triton.cdiv(g.pixels_out, tile.m), triton.cdiv(g.outputs, tile.n)
     arguments = {
         "u_in": source.u, "state_in": source.state, "skip": skip, "weight": weight, "x_out": x_out, "scale": scale,
@@ -73,7 +73,7 @@ def residual_gradient_pass(
     g_in: Tensor, workspace: Workspace, precision: str,
 ) -> Launch:  # fmt: skip
     """entered: the gradient of the block's value, written unless it is behind.g; g_in: that behind the inner norm."""
-    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision)
+    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision, geometry.side)
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments: dict[str, Any] = {
         **behind._asdict(), "entered": entered, "weight": weight, "g_in": g_in,

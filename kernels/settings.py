@@ -28,6 +28,7 @@ class WeightTile(NamedTuple):
 
 
 WARPS = 4  # one warpgroup, which wgmma and tcgen05 need; with 128 pixels each warp holds two tiles of mma
+POINTWISE_WARPS = 8  # of a 1x1 convolution
 STREAM_PIXELS = 64  # of a program without a product
 PROGRAMS = 1024  # that weight gradients aim at: 8 for each of the about 128 multiprocessors of a large GPU
 COPIED = 1024  # elements of a program that copies rows
@@ -39,17 +40,21 @@ def _power(channels: int, most: int) -> int:
     return min(most, max(16, triton.next_power_of_2(channels)))
 
 
-def conv_tile(inputs: int, outputs: int, dtype: torch.dtype, precision: str) -> ConvTile:
-    """Products over `inputs` into `outputs` channels; the prologue reads so many tensors of activations.
+def conv_tile(inputs: int, outputs: int, dtype: torch.dtype, precision: str, side: int = 3) -> ConvTile:
+    """Products over `inputs` into `outputs` channels, by `side` x `side` taps.
 
     128 pixels fill the four warps; float32 holds twice the registers a value, so 64 there. All channels up to 64 stand
     in one program, so that activations are requested once. A step adds 32 channels: the prologue's float32 values then
     are 32 registers a thread and tensor. IEEE products hold both operands in registers: 32 channels a program and
     16 a step, else they spill.
+
+    A 1x1 convolution has few steps, which compilers unroll and prefetch at once: with four warps some spilled 8 to 16
+    bytes on sm_100. Eight have half the registers each, and on sm_80 and sm_90 more of them are resident.
     """
     wide = dtype == torch.float32
     n, k = (32, 16) if wide and precision == "ieee" else (64, 32)
-    return ConvTile(64 if wide else 128, _power(outputs, n), _power(inputs, k), WARPS, 2)
+    warps = POINTWISE_WARPS if side == 1 else WARPS
+    return ConvTile(64 if wide else 128, _power(outputs, n), _power(inputs, k), warps, 2)
 
 
 def stream_channels(channels: int) -> int:

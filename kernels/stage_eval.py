@@ -117,7 +117,7 @@ def eval_pass(
     precision: str,
 ) -> Launch:  # fmt: skip
     """One convolution with its norm, ReLU and shortcut."""
-    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, y.dtype, precision)
+    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, y.dtype, precision, geometry.side)
     tiles, columns = triton.cdiv(g.pixels_out, tile.m), triton.cdiv(g.outputs, tile.n)
     arguments = {
         "x": x, "weight": weight, "skip": skip, "y": y, **conv_arguments(g, weight), "norm_weight": norm.weight,

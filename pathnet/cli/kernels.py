@@ -69,9 +69,11 @@ def compile_all(
         for arch in archs
         for index in range(len(compiler.kernels(choice, arch)))
     ]
+    jobs.sort(key=lambda job: job[:2])  # the chips of a kernel side by side, since they share a part of the work
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        return list(pool.map(_compile, jobs))
+        rows = list(pool.map(_compile, jobs, chunksize=len(archs)))
+    return sorted(rows, key=lambda row: archs.index(row["arch"]))
 
 
 def _compile(job: tuple[str, int, int, Choice, Path | None]) -> dict[str, Any]:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import re
-from math import prod
 
+from pathnet.machine_code.products import scalar_products, tensor_products
 from pathnet.machine_code.sass import TENSOR_CORES, Code, Instruction
 
 TARGET = re.compile(r"`\((\.L\w+)\)")
-SCALAR = {"FFMA": 1, "FFMA2": 2, "HFMA2": 2, "DFMA": 1}  # multiply-adds of a thread
-NO_PRODUCT = re.compile(r"\w+, -?RZ, ")  # zero times something moves a constant
-SHAPE = re.compile(r"HMMA\.(16)(8)(\d+)|HGMMA\.(\d+)x(\d+)x(\d+)")
-LEAST_SHAPE = 64, 16, 8  # of UTCHMMA, which has its shape in a register
-WARP, WARPGROUP = 32, 128
 
 
 def scalar_share(code: Code) -> float:
@@ -20,17 +15,17 @@ def scalar_share(code: Code) -> float:
 
     A prologue has a few for each value that the loop reads; a product outside the tensor cores has as many as those.
     """
-    return max((_share(loop) for loop in product_loops(code)), default=0.0)
+    return max((_share(code, loop) for loop in product_loops(code)), default=0.0)
 
 
-def product_loops(code: Code) -> list[list[Instruction]]:
-    """The innermost loops with instructions of tensor cores; the whole kernel if they stand in no loop."""
+def product_loops(code: Code) -> list[list[int]]:
+    """What stands in the innermost loops with instructions of tensor cores; the whole kernel if they are in none."""
     tensor = {index for index, instruction in enumerate(code.instructions) if TENSOR_CORES.match(instruction.name)}
     if not tensor:
         return []
     loops = [loop for loop in natural_loops(code) if loop & tensor]
     inner = [loop for loop in loops if not any(other < loop for other in loops)]
-    return [[code.instructions[index] for index in sorted(loop)] for loop in inner] or [code.instructions]
+    return [sorted(loop) for loop in inner] or [list(range(len(code.instructions)))]
 
 
 def natural_loops(code: Code) -> list[set[int]]:
@@ -69,20 +64,6 @@ def _leaves(instruction: Instruction) -> bool:
     return always and (jumps or instruction.name.split(".")[0] in ("EXIT", "RET"))
 
 
-def _share(loop: list[Instruction]) -> float:
-    scalar = sum(_scalars(instruction) for instruction in loop)
-    return scalar / (scalar + sum(_products(instruction.name) for instruction in loop))
-
-
-def _scalars(instruction: Instruction) -> int:
-    return 0 if NO_PRODUCT.match(instruction.operands) else SCALAR.get(instruction.name.split(".")[0], 0)
-
-
-def _products(name: str) -> float:
-    """Multiply-adds a thread of an instruction of tensor cores, at least."""
-    if name.startswith("UTCHMMA"):
-        return prod(LEAST_SHAPE) / WARPGROUP
-    shape = SHAPE.match(name)
-    if shape is None:
-        return 0
-    return prod(int(side) for side in shape.groups() if side) / (WARP if name.startswith("HMMA") else WARPGROUP)
+def _share(code: Code, loop: list[int]) -> float:
+    scalar = sum(scalar_products(code.instructions[index]) for index in loop)
+    return scalar / (scalar + sum(tensor_products(code, index) for index in loop))
