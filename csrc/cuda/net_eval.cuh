@@ -57,7 +57,7 @@ class NetEval {
     return plan_.vectors + (number * kVectors + which) * kWidest;
   }
   __device__ __forceinline__ int64_t entry(int position) const {
-    return static_cast<int64_t>(mask_) * plan_.blocks() + position;
+    return plan_.entry(mask_, position);
   }
 
   // relu(bn1(x)) into the tile, the operand of a pre-activation block's first convolution.

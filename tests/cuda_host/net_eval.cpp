@@ -1,4 +1,5 @@
 // net_eval on the host; ops.py calls it, with arrays and numbers in this order.
+#include "launch.h"
 #include "net_eval_forms.cuh"
 
 using namespace pathnet;
@@ -21,10 +22,9 @@ extern "C" int net_eval(const void* images, const unsigned char* weights, const 
   with_form(width, plan.height, plan.width, [&](auto form) {
     using F = decltype(form);
     NetEval<OPERAND, false, F::kWidth, F::kTiles>::count_shortcut_slices(plan, projects);
-    failed = simt::launch(dim3(rows), dim3(kThreads), shared_bytes, [=] {
-      preact ? net_eval_kernel<OPERAND, true, F::kWidth, F::kTiles>(plan)
-             : net_eval_kernel<OPERAND, false, F::kWidth, F::kTiles>(plan);
-    });
+    const auto kernel = preact ? net_eval_kernel<OPERAND, true, F::kWidth, F::kTiles>
+                               : net_eval_kernel<OPERAND, false, F::kWidth, F::kTiles>;
+    failed = simt::launch_kernel(kernel, rows, kThreads, shared_bytes, plan);
   });
   return failed;
 }

@@ -30,8 +30,8 @@ class OnHost:
         self.mode, self.schedule, self.seed, self.edits = mode, schedule, seed, edits
         self.launches = 0  # of the ops of training
 
-    def library(self, binding: str, operand: torch.dtype) -> Library:
-        return library(binding, self.mode, (f"OPERAND={OPERANDS[operand]}",), self.edits)
+    def library(self, binding: str, operand: torch.dtype, *macros: str) -> Library:
+        return library(binding, self.mode, (f"OPERAND={OPERANDS[operand]}", *macros), self.edits)
 
     def net_eval(
         self, x, weights, first, vectors, classifier, gates, order, scales, repeat, stages, slices, pads, preact
@@ -64,17 +64,16 @@ class OnHost:
         return grads
 
     def _stage_train(self, x: Tensor) -> Library:
-        macros = f"OPERAND={OPERANDS[x.dtype]}", f"CHANNELS={x.shape[1]}"
-        return library("stage_train.cpp", self.mode, macros, self.edits)
+        return self.library("stage_train.cpp", x.dtype, f"CHANNELS={x.shape[1]}")
 
     def _how(self) -> dict[str, str | int]:
         return {"schedule": self.schedule, "seed": self.seed}
 
 
 @contextmanager
-def on_host(*args, **kwargs) -> Iterator[OnHost]:
-    """Inside, the CUDA ops take CPU tensors and run there."""
-    runner = OnHost(*args, **kwargs)
+def on_host(*args, kind: type[OnHost] = OnHost, **kwargs) -> Iterator[OnHost]:
+    """Inside, the CUDA ops take CPU tensors and run there, as `kind` runs them."""
+    runner = kind(*args, **kwargs)
     implementations = torch.library.Library("pathnet", "IMPL")
     for name in ("net_eval", "stage_train_cuda_fwd", "stage_train_cuda_bwd"):
         implementations.impl(name, getattr(runner, name), "CPU")

@@ -1,5 +1,6 @@
-// The launches of stage_train on the host; tests/cuda_host/stage_train.py calls them. `p` are arrays in
-// the order of the comment, null where a run has none.
+// The launches of stage_train on the host; tests/cuda_host/stage_train.py calls them. `p` are
+// arrays in the order of the comment, null where a run has none.
+#include "launch.h"
 #include "stage_train_table.h"
 
 using namespace pathnet;
@@ -14,7 +15,7 @@ struct Launch {
   template <class Kernel, class Plan>
   void operator()(Kernel* kernel, int blocks, int threads, int64_t shared, const Plan& plan) {
     ++count;
-    failed = failed || simt::launch(dim3(blocks), dim3(threads), shared, [=] { kernel(plan); });
+    failed = failed || simt::launch_kernel(kernel, blocks, threads, shared, plan);
   }
 };
 

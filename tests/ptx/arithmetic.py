@@ -59,6 +59,8 @@ computes(r"mul\.(f32)")(np.multiply)
 computes(r"mad\.lo\.([su](?:16|32|64))")(lambda a, b, c: a * b + c)
 computes(r"fma\.rn\.(f32)")(floats.fma)
 computes(r"div\.(?:full|rn)\.(f32)")(np.divide)  # .full may be off by two units in the last place
+computes(r"sqrt\.rn\.(f32)")(np.sqrt)
+computes(r"rcp\.rn\.(f32)")(np.reciprocal)
 computes(r"sqrt\.approx\.ftz\.(f32)")(lambda a: floats.flush(np.sqrt(floats.flush(a))))
 computes(r"neg\.([su](?:16|32|64)|f32)")(np.negative)
 computes(r"min\.([su](?:16|32|64))")(np.minimum)
@@ -76,7 +78,7 @@ computes(r"cvt\.rn\.f16\.(f32)")(floats.to_f16)
 computes(r"cvt\.rn\.bf16\.(f32)")(floats.to_bf16)
 computes(r"cvt\.rna\.tf32\.(f32)")(floats.to_tf32)
 computes(r"cvt\.f32\.(f16)")(lambda a: a.astype(np.float32))
-computes(r"cvt\.rn\.f32\.([su]32)")(lambda a: a.astype(np.float32))
+computes(r"cvt\.rn\.f32\.([su](?:32|64))")(lambda a: a.astype(np.float32))
 computes(r"rem\.([su](?:32|64))")(np.fmod)  # the sign of the dividend
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from ptx.machine import Block, Kernel
 from ptx.memory import GlobalMemory
-from ptx.parse import PtxError, parse
+from ptx.parse import PARAMETER_SPACE, PtxError, parse
 
 NUMBER = re.compile(r"0[fF][0-9a-fA-F]{8}|-?(?:0x[0-9a-fA-F]+|\d+)U?")
 SCALARS = {"i32": "<i", "i64": "<q", "fp32": "<f", "bool": "<?"}
@@ -58,6 +58,8 @@ def _registers(kernel: Kernel, grid: Three, block: Three) -> dict[str, np.ndarra
         registers[f"%ntid.{axis}"] = np.full(threads, block[i], np.uint32)
         registers[f"%nctaid.{axis}"] = np.full(threads, grid[i], np.uint32)
     registers |= {name: np.full(threads, at, np.uint64) for name, at in kernel.program.shared.items()}
+    for number, name in enumerate(kernel.program.parameters):
+        registers[name] = np.full(threads, number * PARAMETER_SPACE, np.uint64)
     operands = itertools.chain.from_iterable(what.operands for what in kernel.program.instructions)
     for word in {part for operand in operands for part in (operand if isinstance(operand, tuple) else (operand,))}:
         if isinstance(word, str) and NUMBER.fullmatch(word):

@@ -163,7 +163,12 @@ class Block:
         return lanes.reshape(-1, WARP)
 
     def read(self, name: Any, kind: np.dtype) -> np.ndarray:
-        """A register, or a number, as this type."""
+        """A register, or a number, as this type.
+
+        One that nobody wrote has all bits set, a NaN: compilers move such values, and select others in their place.
+        """
+        if name not in self.registers and kind.kind != "b":
+            return np.full(self.threads * kind.itemsize, 0xFF, np.uint8).view(kind)
         bits = self.registers[name]
         return bits.view(kind) if bits.itemsize == kind.itemsize else bits.astype(f"u{kind.itemsize}").view(kind)
 

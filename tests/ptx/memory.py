@@ -26,6 +26,10 @@ class Space:
         self.reader = np.full(len(data) if shared else 0, NOBODY, np.int64)
         self.read = np.full(len(self.reader), -1, np.int64)
 
+    def forget_writers(self) -> None:
+        """What was written so far, another launch has written."""
+        self.writer[:], self.written[:] = NOBODY, -1
+
     def load(self, block: Any, offsets: np.ndarray, width: int, threads: np.ndarray) -> np.ndarray:
         """Bytes [threads, width]."""
         rows = self._rows(offsets, width, "reads")
@@ -153,8 +157,15 @@ class GlobalMemory:
             known, writable = known or not other.writable or bool(other.known.all()), writable or other.writable
         self.buffers[address] = Space(name, data, known, writable)
 
+    def begin_launch(self) -> None:
+        """All that was done so far is ordered before what follows."""
+        for buffer in self.buffers.values():
+            buffer.forget_writers()
+
     def split(self, addresses: np.ndarray) -> list[tuple[Space, np.ndarray, np.ndarray]]:
         """(buffer, which of these addresses, their offsets) for each buffer that they lie in."""
+        if (same := self._buffer_of_all(addresses)) is not None:
+            return [same]
         found, left = [], np.arange(len(addresses))
         for begin, buffer in self.buffers.items():
             offsets = addresses[left] - begin
@@ -164,6 +175,18 @@ class GlobalMemory:
                 left = left[~inside]
             if not len(left):
                 return found
-        nearest = min(self.buffers, key=lambda begin: abs(begin - int(addresses[left[0]])))
-        offset = int(addresses[left[0]]) - nearest
-        raise PtxError(f"a thread asks for byte {offset} of {self.buffers[nearest].name}, which is outside of it.")
+        raise self._outside(int(addresses[left[0]]))
+
+    def _buffer_of_all(self, addresses: np.ndarray) -> tuple[Space, np.ndarray, np.ndarray] | None:
+        first = int(addresses[0])
+        begin = max((begin for begin in self.buffers if begin <= first), default=None)
+        if begin is None:
+            return None
+        buffer, offsets = self.buffers[begin], addresses - begin
+        inside = (offsets >= 0).all() and (offsets < len(buffer.data)).all()
+        return (buffer, np.arange(len(addresses)), offsets) if inside else None
+
+    def _outside(self, address: int) -> PtxError:
+        nearest = min(self.buffers, key=lambda begin: abs(begin - address))
+        offset = address - nearest
+        return PtxError(f"a thread asks for byte {offset} of {self.buffers[nearest].name}, which is outside of it.")

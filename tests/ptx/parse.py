@@ -15,6 +15,7 @@ SHARED = re.compile(r"\.shared\s+\.align\s+(\d+)\s+\.b8\s+([\w$]+)\[(\d*)\]")
 REGISTERS = re.compile(r"\.reg\s+\.(pred|\w(?:8|16|32|64))\s+(.*)")
 LABEL = re.compile(r"\s*([\w$]+):")
 GUARD = re.compile(r"@(!?)(%\w+)\s+")
+PARAMETER_SPACE = 1 << 16  # bytes from one parameter's address to the next's
 BODY_NOISE = (".loc", ".pragma", ".file")
 
 

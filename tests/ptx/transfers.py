@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from ptx.arithmetic import Step, dtype, instruction
 from ptx.memory import PENDING
-from ptx.parse import Address, Instruction, PtxError
+from ptx.parse import PARAMETER_SPACE, Address, Instruction, PtxError
 
+SHARED_WINDOW = 1 << 60  # where shared memory stands among the addresses that name no space; buffers stand below
 VECTOR = r"(?:\.v([24]))?\.([busf](?:8|16|32|64))"
 
 
@@ -20,12 +21,22 @@ def addresses(block: Any, address: Address, lanes: np.ndarray) -> np.ndarray:
 
 
 def load(block: Any, space: str, at: np.ndarray, width: int, lanes: np.ndarray) -> np.ndarray:
-    """Bytes [lanes, width] of "shared" or "global" memory."""
+    """Bytes [lanes, width] of "shared", "global" or "generic" memory."""
     if space == "shared":
         return block.shared.load(block, at, width, lanes)
+    if space == "generic":
+        return _load_generic(block, at, width, lanes)
     found = np.empty((len(lanes), width), np.uint8)
     for buffer, which, offsets in block.memory.split(at):
         found[which] = buffer.load(block, offsets, width, lanes[which])
+    return found
+
+
+def _load_generic(block: Any, at: np.ndarray, width: int, lanes: np.ndarray) -> np.ndarray:
+    found, inside = np.empty((len(lanes), width), np.uint8), at >= SHARED_WINDOW
+    for space, chosen, base in (("shared", inside, SHARED_WINDOW), ("global", ~inside, 0)):
+        if chosen.any():
+            found[chosen] = load(block, space, at[chosen] - base, width, lanes[chosen])
     return found
 
 
@@ -47,9 +58,9 @@ def spread(block: Any, values: np.ndarray, lanes: np.ndarray) -> np.ndarray:
     return full
 
 
-@instruction(rf"ld\.(global|shared(?:::cta)?)(?:\.nc|\.cg|\.ca)?{VECTOR}")
+@instruction(rf"ld(?:\.(global|shared(?:::cta)?))?(?:\.nc|\.cg|\.ca)?{VECTOR}")
 def _load(match: re.Match, what: Instruction) -> Step:
-    space, kind = match.group(1).split("::")[0], dtype(match.group(3))
+    space, kind = (match.group(1) or "generic").split("::")[0], dtype(match.group(3))
     target, source = what.operands
     targets = target if isinstance(target, tuple) else (target,)
     width = kind.itemsize * int(match.group(2) or 1)
@@ -85,14 +96,24 @@ def _load_parameter(match: re.Match, what: Instruction) -> Step:
     targets = target if isinstance(target, tuple) else (target,)
 
     def step(block: Any) -> None:
-        held = block.parameters[source.base]
-        end = source.offset + kind.itemsize * len(targets)
+        places = addresses(block, source, block.lanes())
+        if (places != places[0]).any():
+            raise PtxError("threads read different bytes of the parameters.")
+        number, begin = divmod(int(places[0]), PARAMETER_SPACE)
+        name, held = list(block.parameters.items())[number]
+        end = begin + kind.itemsize * len(targets)
         if end > len(held):
-            raise PtxError(f"it reads up to byte {end} of {source.base}, which has {len(held)}.")
-        for name, value in zip(targets, held[source.offset : end].view(kind), strict=True):
-            block.write(name, np.full(block.threads, value))
+            raise PtxError(f"it reads up to byte {end} of {name}, which has {len(held)}.")
+        for target, value in zip(targets, held[begin:end].view(kind), strict=True):
+            block.write(target, np.full(block.threads, value))
 
     return step
+
+
+@instruction(r"cvta\.shared\.u64")
+def _generic_of_shared(match: re.Match, what: Instruction) -> Step:
+    target, source = what.operands
+    return lambda block: block.write(target, block.read(source, np.dtype(np.uint64)) + np.uint64(SHARED_WINDOW))
 
 
 @instruction(r"cp\.async\.(?:ca|cg)\.shared\.global")
@@ -143,7 +164,7 @@ def _wait(match: re.Match, what: Instruction) -> Step:
     return step
 
 
-@instruction(r"atom\.global\.gpu\.(acq_rel|relaxed)\.add\.u32")
+@instruction(r"atom\.(?:global\.gpu\.)?(acq_rel|relaxed)(?:\.gpu\.global)?\.add\.[us]32")
 def _add(match: re.Match, what: Instruction) -> Step:
     """Thread by thread. acq_rel: the block's earlier writes are released, those of earlier releases acquired."""
     target, source, added = what.operands
