@@ -10,15 +10,20 @@ from torch import Tensor, nn
 from pathnet.backend import BACKENDS, choose, refusal
 from pathnet.blocks import ResidualBlock
 from pathnet.blocks.stage import fusable_spec
+from pathnet.gates import Paths
 from pathnet.models import PathResNet
 from pathnet.models.whole import in_one_launch, whole_net
 from pathnet.ops.net_eval import SUPPORTS as NET_EVAL
 from pathnet.ops.stage import trains
 from pathnet.ops.stage_eval import LOSES as EVAL_LOSES
 from pathnet.ops.stage_eval import SUPPORTS as EVAL
+from pathnet.ops.stage_masked import LOSES as MASKED_LOSES
+from pathnet.ops.stage_masked import SUPPORTS as MASKED
+from pathnet.ops.stage_masked import backend_of
 from pathnet.ops.stage_train import LOSES as TRAIN_LOSES
 from pathnet.ops.stage_train import SUPPORTS as TRAIN
-from pathnet.reference import Conv, Pad
+from pathnet.reference import Block, Conv, Pad
+from pathnet.samplers import Sampler
 
 
 @dataclass(frozen=True)
@@ -57,14 +62,17 @@ class Explanation:
         return "\n".join([*lines, "", *(f"[{i + 1}] {note}" for i, note in enumerate(notes))])
 
 
-def explain(net: PathResNet, x: Tensor) -> Explanation:
+def explain(net: PathResNet, x: Tensor, paths: Paths | None = None) -> Explanation:
     """Say which backend runs each block for input x [N, C, H, W], as grad mode and train or eval stand now.
 
-    Runs the stem once, for the dtype and device that reach the blocks. Raises TypeError if `net` is no PathResNet.
+    Of `paths`, or of those of the net, it counts whether the gates are on the device (`Paths.on_device`). Runs the stem
+    once, for the dtype and device that reach the blocks. Raises TypeError if `net` is no PathResNet.
     """
     if not isinstance(net, PathResNet):
         raise TypeError(f"net must be a pathnet.PathResNet, got {type(net).__name__}")
-    if in_one_launch(net, x) is not None:
+    paths = paths if paths is not None or isinstance(net.paths, Sampler) else net.paths
+    live = None if paths is None or not paths.live else paths.gates
+    if live is None and in_one_launch(net, x) is not None:
         return Explanation([_one_launch(i, block, x) for i, block in enumerate(net.blocks)])
     with torch.no_grad():
         inside = net.stem(x, update=False)
@@ -72,7 +80,7 @@ def explain(net: PathResNet, x: Tensor) -> Explanation:
     whole = refusal("net_eval", "cuda", NET_EVAL, x, whole_net(net))
     rows = []
     for i, block in enumerate(net.blocks):
-        row = _report(i, block, inside)
+        row = _report(i, block, inside, None if live is None else live[i : i + 1])
         if row.op == "stage_eval" and row.fused:
             row.reasons["cuda"] = str(whole)
         rows.append(row)
@@ -96,20 +104,27 @@ def _after(block: nn.Module, x: Tensor) -> Tensor:
     return x.new_empty((n, channels, h, w)).requires_grad_(x.requires_grad)
 
 
-def _report(index: int, block: nn.Module, x: Tensor) -> BlockReport:
+def _report(index: int, block: nn.Module, x: Tensor, live: Tensor | None) -> BlockReport:
     kind, dtype = type(block).__name__, str(x.dtype).removeprefix("torch.")
     if not isinstance(block, ResidualBlock):
         reason = "it is no pathnet block and runs as the module it is"
         return BlockReport(index, kind, "module", "none", dtype, False, dict.fromkeys(BACKENDS, reason))
     specs = [block.spec()]
-    train = trains(x, specs)
-    name, supports, loses = ("stage_train", TRAIN, TRAIN_LOSES) if train else ("stage_eval", EVAL, EVAL_LOSES)
-    call = (x, specs) if train else (x, specs, block.precision)
+    name, supports, loses, call = _op(block, specs, x, live)
     reasons = {b: why for b in BACKENDS if (why := refusal(name, b, supports, *call, loses=loses)) is not None}
     fused = fusable_spec(block) is not None
     if not fused:
         why = block.why_as_module() or "the block itself has a hook"
         reasons = {b: f"the block runs module by module, since {why}" for b in BACKENDS if b != "reference"}
-    backend = choose(name, supports, *call, loses=loses)
-    precision = block.precision if backend == "cpu" and not train else None
+    backend = choose(name, supports, *call, loses=loses) if live is None else backend_of(*call)
+    precision = block.precision if backend == "cpu" and name == "stage_eval" else None
     return BlockReport(index, kind, name, backend, precision or dtype, fused, reasons)
+
+
+def _op(block: ResidualBlock, specs: list[Block], x: Tensor, live: Tensor | None) -> tuple:
+    """The op that runs the block: its name, what its backends support and where they lose, and the call."""
+    if live is not None:
+        return "stage_masked", MASKED, MASKED_LOSES, (x, specs, live)
+    if trains(x, specs):
+        return "stage_train", TRAIN, TRAIN_LOSES, (x, specs)
+    return "stage_eval", EVAL, EVAL_LOSES, (x, specs, block.precision)

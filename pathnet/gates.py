@@ -40,24 +40,27 @@ class Paths:
     Shapes: `gates` int [blocks] (one gate for the batch) or [batch, blocks] (a gate per image); a bool mask means
     True = FULL and False = OFF. `multiplier` is float64 of either shape, or None for 1. `order[p]` is the block that
     stands at position p, or None for the net's own order. Gates and multipliers belong to the block, not to the
-    position. `raw=True` switches a sampler's test-time rule off.
+    position. `raw=True` switches a sampler's test-time rule off. `live` gates are those of `on_device`.
 
     Raises TypeError for gates that are no integers, ValueError for values that are no `Gate`.
     """
 
-    __slots__ = ("gates", "multiplier", "order", "present", "raw")
+    __slots__ = ("gates", "live", "multiplier", "order", "present", "raw")
 
-    gates: Tensor  # int8 [blocks] or [batch, blocks], on the CPU
+    gates: Tensor  # int8 [blocks] or [batch, blocks], on the CPU unless they are live
     multiplier: Tensor | None  # float64 [blocks] or [batch, blocks], on the CPU
     order: tuple[int, ...] | None
     raw: bool
     present: Tensor | None  # bool [blocks, 5]: gates that occur on any rank, where a sampler drew for all of them
+    live: bool  # gates int8 [blocks] on the device of the images, which nobody reads on the host
 
     def __init__(self, gates: Tensor | Sequence, *, raw: bool = False) -> None:
         self._set(_checked_gates(gates), None, None, raw, None)
 
-    def _set(self, gates: Tensor, multiplier: Tensor | None, order, raw: bool, present: Tensor | None) -> None:
-        values = {"gates": gates, "multiplier": multiplier, "order": order, "raw": raw, "present": present}
+    def _set(self, gates, multiplier, order, raw: bool, present, live: bool = False) -> None:
+        values = {
+            "gates": gates, "multiplier": multiplier, "order": order, "raw": raw, "present": present, "live": live,
+        }  # fmt: skip
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -65,7 +68,7 @@ class Paths:
         raise AttributeError(f"Paths is immutable: make a new one instead of setting {name!r}")
 
     def __reduce__(self):
-        return _restore, (self.gates, self.multiplier, self.order, self.raw, self.present)
+        return _restore, (self.gates, self.multiplier, self.order, self.raw, self.present, self.live)
 
     # ---- the paths that the paper and its users ask for -------------------------------------------------------------
 
@@ -97,6 +100,24 @@ class Paths:
         """The `chosen` blocks FROZEN, the rest FULL."""
         return cls(_select(blocks, chosen, "chosen", Gate.FROZEN, Gate.FULL))
 
+    @classmethod
+    def on_device(cls, gates: Tensor) -> Paths:
+        """Gates int8 [blocks] that stay where they are and are read whenever the net runs: OFF, FULL or FORWARD each.
+
+        Whoever holds the tensor may write other gates into it, so one captured CUDA graph serves them all; what it
+        costs is in docs/gpu-kernels.md. It is checked here, once.
+        Raises TypeError for another dtype, ValueError for another shape or other gates.
+        """
+        if not isinstance(gates, Tensor) or gates.dtype != torch.int8:
+            kind = gates.dtype if isinstance(gates, Tensor) else type(gates).__name__
+            raise TypeError(f"gates on the device must be an int8 tensor, got {kind}; make one with .to(torch.int8)")
+        if gates.dim() != 1:
+            raise ValueError(f"gates on the device must have the shape [blocks], got {list(gates.shape)}")
+        other = [gate for gate in gates.tolist() if gate not in (Gate.OFF, Gate.FULL, Gate.FORWARD)]
+        if other:
+            raise ValueError(f"gates on the device must be OFF, FULL or FORWARD, got {other[0]}; use Paths(gates)")
+        return _restore(gates, None, None, False, None, True)
+
     # ---- modified copies --------------------------------------------------------------------------------------------
 
     def scaled(self, multiplier: float | Sequence | Tensor) -> Paths:
@@ -109,6 +130,8 @@ class Paths:
                 f"multiplier must be a number or have the shape [{self.num_blocks}] or [batch, {self.num_blocks}], "
                 f"got {list(factor.shape)}"
             )
+        if self.live and factor.dim() == 2:
+            raise ValueError("multiplier must be one a block where gates are on the device, got one for each image")
         return self._copy(multiplier=factor.expand(factor.shape or (self.num_blocks,)) * self._factor())
 
     def reordered(self, order: Sequence[int]) -> Paths:
@@ -116,6 +139,8 @@ class Paths:
 
         Applied to paths that are reordered already, positions refer to that order, so a swap undoes itself.
         """
+        if self.live:
+            raise ValueError("order must be the net's own where gates are on the device; use Paths(gates) to reorder")
         positions = [int(p) for p in order]
         if sorted(positions) != list(range(self.num_blocks)):
             raise ValueError(
@@ -132,7 +157,7 @@ class Paths:
 
     def _copy(self, **changes) -> Paths:
         values = {name: changes.get(name, getattr(self, name)) for name in Paths.__slots__}
-        return _restore(*(values[name] for name in ("gates", "multiplier", "order", "raw", "present")))
+        return _restore(*(values[name] for name in ("gates", "multiplier", "order", "raw", "present", "live")))
 
     # ---- what a net reads -------------------------------------------------------------------------------------------
 
@@ -164,19 +189,22 @@ class Paths:
 
     def _key(self) -> tuple:
         multiplier = None if self.multiplier is None else str(self.multiplier.tolist())
-        return str(self.gates.tolist()), multiplier, self.order, self.raw
+        return id(self.gates) if self.live else str(self.gates.tolist()), multiplier, self.order, self.raw
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{int((self.gates == g).sum())} {g.name}" for g in Gate if (self.gates == g).any())
+        counts = f"on {self.gates.device}" if self.live else self._counts()
         shape = " x ".join(str(n) for n in self.gates.shape)
         extras = [f"multiplier {list(self.multiplier.shape)}"] if self.multiplier is not None else []
         extras += ["reordered"] if self.order else []
         return f"Paths({shape}: {'; '.join([counts or 'empty', *extras])})"
 
+    def _counts(self) -> str:
+        return ", ".join(f"{int((self.gates == g).sum())} {g.name}" for g in Gate if (self.gates == g).any())
 
-def _restore(gates, multiplier, order, raw, present) -> Paths:
+
+def _restore(gates, multiplier, order, raw, present, live=False) -> Paths:
     paths = object.__new__(Paths)
-    paths._set(gates, multiplier, order, raw, present)
+    paths._set(gates, multiplier, order, raw, present, live)
     return paths
 
 

@@ -68,7 +68,8 @@ def profile(net: nn.Module, x: Tensor, paths: Paths | None = None, *, backward: 
     """Run net(x, paths) once and count; with `backward` the gradient of the sum of its outputs too.
 
     Grad mode and train or eval count as they stand; a training forward updates running statistics as any forward
-    does. An op that only makes a view launches nothing, and the bookkeeping of gates on the host is no launch.
+    does. An op that only makes a view launches nothing, and the bookkeeping of gates on the host is no launch. Gates on
+    the device count as data: launches, bytes and what is saved are then those of all FULL.
     """
     return count(net, x, *(() if paths is None else (paths,)), backward=backward)
 
@@ -77,13 +78,15 @@ def count(net: nn.Module, x: Tensor, *args: object, backward: bool = False) -> P
     """Count what net(x, *args) launches and saves, for any module."""
     profile, saved = Profile(), {}
     state = {_address(t) for t in (*net.parameters(), *net.buffers())}
+    live = [paths.gates for paths in (*args, getattr(net, "paths", None)) if isinstance(paths, Paths) and paths.live]
 
     def pack(tensor: Tensor) -> Tensor:
         if _address(tensor) not in state:
             saved[_address(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with _Counter(profile, {*state, _address(x)}), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    data = {*state, *map(_address, (x, *live))}
+    with _Counter(profile, data), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         y = net(x, *args)
         profile.saved = sum(saved.values())
         if backward:

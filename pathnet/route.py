@@ -12,13 +12,14 @@ from pathnet.gates import Gate
 
 
 class Route(NamedTuple):
-    """Gates and multipliers of some blocks, a column a block, on the CPU."""
+    """Gates and multipliers of some blocks, a column a block, on the CPU but for live gates."""
 
     gates: Tensor  # int8 [blocks] or [batch, blocks]
     multiplier: Tensor  # float64 [blocks] or [batch, blocks]
     present: Tensor | None = None  # bool [blocks, 5]: gates that occur on any rank; None: those of `gates`
     update: bool = True  # whether running statistics move: not in a recomputation
     mask_rows: bool = False  # bn="all": rows are multiplied, not skipped
+    live: bool = False  # gates [blocks] stand on the device of the images, and nobody reads them on the host
 
     def at(self, blocks: Sequence[int]) -> Route:
         """The columns of `blocks`, in that order."""

@@ -7,7 +7,7 @@ import torch
 from cases import make_stage, specs
 from training_cases import route_of, step
 
-from pathnet import use_backend
+from pathnet import PathResNet, Paths, use_backend
 from pathnet.ops.stage_train import stage_train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -41,6 +41,15 @@ def stage():
 @pytest.fixture
 def x():
     return torch.rand(4, 16, 9, 8, device="cuda").contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+@pytest.fixture
+def net():
+    net = PathResNet(14, width=16).cuda().train()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    return net
 
 
 def gradients(y, x, stage):
@@ -88,3 +97,22 @@ def test_one_graph_serves_changing_gates_on_the_device(stage, x):
         gates.copy_(torch.tensor(own, dtype=torch.int8))
         graph.replay()
         assert_as(results, stage, x, own)
+
+
+def test_one_graph_of_a_net_serves_changing_gates(net):
+    images, gates = torch.rand(4, 3, 16, 16, device="cuda"), torch.ones(6, dtype=torch.int8, device="cuda")
+    paths, parameters = Paths.on_device(gates), list(net.parameters())
+
+    def training_step():
+        y = net(images, paths=paths)
+        return y, torch.autograd.grad(y.square().sum(), parameters)
+
+    graph, (y, grads) = captured(training_step)
+    for own in ([1, 1, 1, 1, 1, 1], [1, 0, 2, 0, 1, 1], [0, 0, 0, 2, 0, 2]):
+        gates.copy_(torch.tensor(own, dtype=torch.int8))
+        graph.replay()
+        expected = net(images, paths=Paths(own))
+        torch.testing.assert_close(y, expected)
+        wanted = torch.autograd.grad(expected.square().sum(), parameters, allow_unused=True)
+        for grad, other in zip(grads, wanted, strict=True):
+            torch.testing.assert_close(grad, torch.zeros_like(grad) if other is None else other)

@@ -80,8 +80,7 @@ def _call_block(block: nn.Module, x: Tensor, route: Route | None) -> Tensor:
         return block(x)
     if isinstance(block, ResidualBlock) and not block.forward_was_replaced():
         return block(x, route=route)
-    gates = set(route.gates.flatten().tolist())
-    if gates != {Gate.FULL} or bool((route.multiplier != 1).any()):
+    if route.live or {*route.gates.flatten().tolist()} != {Gate.FULL} or bool((route.multiplier != 1).any()):
         raise TypeError(
             f"a {type(block).__name__} stands where a residual block was, and only the gate FULL without a multiplier "
             "can run a module whose shortcut and residual function are unknown; put a pathnet block there"

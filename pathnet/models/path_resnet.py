@@ -166,7 +166,7 @@ class PathResNet(nn.Module):
         """
         check_images(x, self)
         route, order = resolve(self, x, paths)
-        whole = in_one_launch(self, x)
+        whole = None if route is not None and route.live else in_one_launch(self, x)
         if whole is not None:
             return net_eval(x, whole, route, order)
         update = route is None or route.update

@@ -109,10 +109,11 @@ class PathVGG(nn.Module):
 
 
 def _on_or_off(route: Route) -> list[int]:
-    gates = route.gates.tolist()
-    if route.gates.dim() > 1 or not {*gates} <= {Gate.OFF, Gate.FULL} or bool((route.multiplier != 1).any()):
+    gates = [] if route.live else route.gates.tolist()
+    others = route.live or route.gates.dim() > 1 or not {*gates} <= {Gate.OFF, Gate.FULL}
+    if others or bool((route.multiplier != 1).any()):
         raise ValueError(
-            "paths must hold one gate a layer, OFF or FULL, and no multiplier, for a net without shortcuts has no more "
-            "ways to run; use Paths.delete or Paths.keep"
+            "paths must hold one gate a layer on the host, OFF or FULL, and no multiplier, for a net without shortcuts "
+            "has no more ways to run; use Paths.delete or Paths.keep"
         )
     return gates

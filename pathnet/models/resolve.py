@@ -58,7 +58,7 @@ def _drawn(net: PathResNet, x: Tensor, sampler: Sampler, update: bool) -> Route:
 
 def _route(net: PathNet, paths: Paths, update: bool) -> Route:
     factor = torch.ones(paths.num_blocks, dtype=torch.float64) if paths.multiplier is None else paths.multiplier
-    return Route(paths.gates, factor, paths.present, update, net.row_statistics == "all")
+    return Route(paths.gates, factor, paths.present, update, net.row_statistics == "all", paths.live)
 
 
 def _check_order(net: PathNet, order: tuple[int, ...] | None) -> None:

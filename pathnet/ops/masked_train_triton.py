@@ -19,16 +19,19 @@ from pathnet.ops.triton_calls import channels_last, dense, is_channels_last, pro
 from pathnet.reference import Block, Step
 
 
-def masked_train_triton(x: Tensor, blocks: Sequence[Block], gates: Tensor, scales: Sequence[float]) -> Tensor:
+def masked_train_triton(
+    x: Tensor, blocks: Sequence[Block], gates: Tensor, scales: Sequence[float], update: bool = True
+) -> Tensor:
     """x_i = act(x_{i-1} + s_i f_i(x_{i-1})), under gates that nobody reads on the host.
 
     x [N, C, H, W], gates int8 [blocks] on its device, each OFF, FULL or FORWARD, scales a number a block. Parameters of
-    blocks that are not FULL get zeros as their gradient. Raises ValueError for what the kernels do not run.
+    blocks that are not FULL get zeros as their gradient. `update`: whether running statistics move.
+    Raises ValueError for what the kernels do not run.
     """
     reason = unfit(x, blocks, gates)
     if reason:
         raise ValueError(f"gates on the device need what these kernels run: {reason}")
-    run = run_of([(spec, Step(Gate.FULL, float(scale))) for spec, scale in zip(blocks, scales, strict=True)])
+    run = run_of([(spec, Step(Gate.FULL, float(scale), update)) for spec, scale in zip(blocks, scales, strict=True)])
     precision = product_precision()
     with torch.autocast(x.device.type, enabled=False):  # the kernels cast weights themselves
         y = _MaskedTrainTriton.apply(

@@ -10,6 +10,7 @@ from torch import Tensor
 from pathnet.ops.eval_blocks import facts_of
 from pathnet.ops.parameters import parameters
 from pathnet.ops.stage_eval import stage_eval
+from pathnet.ops.stage_masked import stage_masked
 from pathnet.ops.stage_train import stage_train
 from pathnet.reference import Block
 from pathnet.route import Route
@@ -25,9 +26,12 @@ def stage(
     """Run gated blocks one after the other: x_i = act(h_i(x_{i-1}) + s_i f_i(x_{i-1})), gated by `route`.
 
     Shapes: x [N, C, H, W]. `route=None` is every block FULL with multiplier 1. What a step does not train keeps
-    `grad is None` (`zero_unused`: gets zeros). `precision` is that of `stage_eval`; a step that trains has none.
+    `grad is None` (`zero_unused`: gets zeros, as it does where gates are on the device). `precision` is that of
+    `stage_eval`; a step that trains has none.
     Raises RuntimeError if a forced backend cannot run the call.
     """
+    if route is not None and route.live:
+        return stage_masked(x, blocks, route)
     if trains(x, blocks):
         return stage_train(x, blocks, route, zero_unused)
     return stage_eval(x, blocks, route, precision)

@@ -68,7 +68,7 @@ def block(x: Tensor, spec: Block, step: Step) -> Tensor:
 def _whole_batch(x: Tensor, spec: Block, step: Step, gate: Gate) -> Tensor:
     skip = _shortcut(spec, [(x, gate)], step.update)[0]
     if gate is Gate.OFF:
-        return _act(spec, skip) if spec.shortcut else skip
+        return activated(spec, skip) if spec.shortcut else skip
     residual = run_layers(spec.residual, [Rows(x, RESIDUAL_FLOW[gate])], _moves([gate], step))[0]
     return _merge(spec, skip, residual, step.multiplier)
 
@@ -83,7 +83,7 @@ def _rows(x: Tensor, spec: Block, step: Step, index: dict[Gate, Tensor]) -> Tens
     residuals = run_layers(spec.residual, parts, _moves(present, step))
     outputs = dict(skips)
     if Gate.OFF in outputs and spec.shortcut:
-        outputs[Gate.OFF] = _act(spec, outputs[Gate.OFF])
+        outputs[Gate.OFF] = activated(spec, outputs[Gate.OFF])
     for (_, gate), residual in zip(running, residuals, strict=True):
         s = step.multiplier
         s = s.index_select(0, index[gate]) if isinstance(s, Tensor) else s
@@ -113,10 +113,10 @@ def _merge(spec: Block, skip: Tensor, residual: Tensor, multiplier: float | Tens
         residual = residual * multiplier.to(residual).view(-1, 1, 1, 1)
     elif multiplier != 1.0:
         residual = residual * multiplier
-    return _act(spec, residual + skip)
+    return activated(spec, residual + skip)
 
 
-def _act(spec: Block, z: Tensor) -> Tensor:
+def activated(spec: Block, z: Tensor) -> Tensor:
     if spec.act is None:
         return z
     return spec.act(z) if isinstance(spec.act, nn.Module) else F.relu(z, spec.act.inplace)
