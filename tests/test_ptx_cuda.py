@@ -57,7 +57,7 @@ def test_a_net(block, dtype):
         (torch.bfloat16, (3, 16, 14, 15), [1, 2, 4]),
         (torch.bfloat16, (2, 16, 20, 29), [3]),  # bands of 8, 8 and 4 rows, two slots
         (torch.float16, (5, 32, 15, 16), [1]),
-        (torch.bfloat16, (37, 64, 8, 8), [1]),
+        pytest.param(torch.bfloat16, (37, 64, 8, 8), [1], marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -69,7 +69,11 @@ def test_training(dtype, shape, gates):
     assert runner.launches == sum({2: 2}.get(gate, 4) for gate in gates) + 2 + trains
 
 
-@pytest.mark.parametrize("shape, gates", [((2, 16, 12, 13), [2, 1]), ((3, 32, 14, 15), [1])], ids=str)
+@pytest.mark.parametrize(
+    "shape, gates",
+    [((2, 16, 12, 13), [2, 1]), pytest.param((3, 32, 14, 15), [1], marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_training_in_tf32(shape, gates):
     """TF32 has three bits more than bfloat16, in which eager PyTorch runs here."""
     stage, x = case(torch.float32, shape, len(gates))

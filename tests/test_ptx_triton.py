@@ -43,7 +43,7 @@ def train(form, gates, shape=SHAPE, dtype=torch.bfloat16, training=True, **stage
         check("triton", stage if dtype == torch.float32 else halves(stage, dtype), x, route, 2.0)
 
 
-@pytest.mark.parametrize("gates", [[1, 3, 2, 2], [3, 4]], ids=str)
+@pytest.mark.parametrize("gates", [pytest.param([1, 3, 2, 2], marks=pytest.mark.slow), [3, 4]], ids=str)
 def test_all_gates(gates, poisoned):
     train("basic", gates)
 
@@ -56,6 +56,7 @@ def test_a_strided_block(poisoned):
     train("basic", [1, 1], (1, 8, 32, 32), channels=8, stride=2)
 
 
+@pytest.mark.slow
 def test_gates_of_each_image(tf32, poisoned):
     train("basic", ROWS, (3, 16, 16, 16), torch.float32)
 

@@ -86,10 +86,17 @@ def ptx_named(entry: str) -> str:
     """The PTX of the kernel with this mangled name; PtxError if `pathnet kernels` does not list it."""
     words = subprocess.run(["c++filt", entry], capture_output=True, text=True, check=True).stdout
     function = re.fullmatch(r"(?:void )?(.*)\(.*\)\n", words)[1]
-    found = [kernel for kernel in KERNELS if kernel.function == function]
-    if not found:
+    begins = function.split(", (")[0]  # an enumerator is a number there, behind its type
+    texts = (_ptx(number) for number, kernel in enumerate(KERNELS) if kernel.function.startswith(begins))
+    found = next((ptx for ptx in texts if f".entry {entry}(" in ptx), None)
+    if found is None:
         raise PtxError(f"{function} is launched, and `pathnet kernels` does not list it.")
-    return ptx_of(found[0], 80)
+    return found
+
+
+@cache
+def _ptx(number: int) -> str:
+    return ptx_of(KERNELS[number], 80)
 
 
 @cache
