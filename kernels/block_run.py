@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pathnet.kernels.conv_forms import Chip, calls_vendor
 from pathnet.kernels.passes import Norm
 from pathnet.kernels.traffic import Geometry
 from pathnet.kernels.workspace import Workspace, workspace
@@ -24,6 +25,7 @@ class BlockRun(NamedTuple):
     gates: list[int]
     multipliers: list[float]
     precision: str  # of float32 products: tf32 or ieee
+    chip: Chip | None = None  # compute capability of the GPU
 
     @property
     def depth(self) -> int:
@@ -34,18 +36,29 @@ class BlockRun(NamedTuple):
         """The convolutions of each block, for a run's input of this size."""
         return conv_shapes(self.weights, self.strides, images, height, width)
 
+    def vendors(self, shapes: Shapes, dtype: torch.dtype) -> frozenset[int]:
+        """Which convolutions, counted through the blocks, take the separate-pass form for activations of `dtype`."""
+        convs = (geometry for convs in shapes for geometry in convs)
+        return frozenset(
+            place for place, geometry in enumerate(convs) if calls_vendor(geometry, dtype, self.precision, self.chip)
+        )
+
 
 def conv_shapes(
     weights: Sequence[Tensor], strides: Sequence[int], images: int, height: int, width: int
 ) -> list[list[Geometry]]:
-    """The convolutions of blocks of one form, for an input of this size; the first 3x3 of a block strides."""
+    """The convolutions of blocks of one form, for an input of this size; the first 3x3 of a block strides.
+
+    Behind a block's first convolution, weights of fewer inputs than there are channels are those of groups.
+    """
     found, rest = list[list[Geometry]](), iter(weights)
     for stride in strides:
         found.append([])
         for _ in range(len(weights) // len(strides)):
             outputs, inputs, side, _ = next(rest).shape
+            groups = found[-1][-1].outputs // inputs if found[-1] else 1
             own, stride = (stride, 1) if side == 3 else (1, stride)
-            found[-1].append(Geometry(images, height, width, inputs, outputs, own, side))
+            found[-1].append(Geometry(images, height, width, inputs * groups, outputs, own, side, groups))
             height, width = found[-1][-1].rows, found[-1][-1].columns
     return found
 

@@ -12,6 +12,7 @@ import torch
 
 from pathnet.gates import Gate
 from pathnet.kernels.block_run import BlockRun, conv_shapes
+from pathnet.kernels.conv_forms import LEAST, NEVER, Chip
 from pathnet.kernels.launch import Launch, observed
 from pathnet.kernels.passes import Norm
 from pathnet.kernels.path_bwd import path_bwd
@@ -44,7 +45,7 @@ TRAINING = {
 
 def meta_run(
     channels: int, gates: Sequence[int], dtype: str = "float16", inputs: int | None = None, stride: int = 1,
-    batch_stats: bool = True, images: int = IMAGES, side: int = SIDE, form: str = "basic",
+    batch_stats: bool = True, images: int = IMAGES, side: int = SIDE, form: str = "basic", chip: Chip | None = None,
 ) -> list[Launch]:  # fmt: skip
     """The launches of a training step of a run of blocks on tensors without memory, weights in float32.
 
@@ -61,7 +62,7 @@ def meta_run(
         ]  # fmt: skip
         x = torch.empty((images, first, side, side), dtype=stored, memory_format=torch.channels_last)
     strides = [stride] + [1] * (len(gates) - 1)
-    blocks = BlockRun(weights, norms, strides, [int(gate) for gate in gates], [1.0] * len(gates), precision)
+    blocks = BlockRun(weights, norms, strides, [int(gate) for gate in gates], [1.0] * len(gates), precision, chip)
     needs_weights = [gates[i // depth] in (Gate.FULL, Gate.RESIDUAL) for i in range(len(weights))]
     skip = None if stride == 1 else x.new_empty((images, channels, -(-side // stride), -(-side // stride)))
     forward, backward, _ = TRAINING[form]
@@ -126,7 +127,8 @@ def catalogue(channels: Sequence[int], dtypes: Sequence[str]) -> list[Launch]:
     """One launch of each distinct kernel and setting."""
     distinct: dict[tuple, Launch] = {}
     for launch in _all(channels, dtypes):
-        distinct.setdefault(_setting(launch), launch)
+        if launch.kernel is not None:
+            distinct.setdefault(_setting(launch), launch)
     return list(distinct.values())
 
 
@@ -161,12 +163,18 @@ def _all(channels: Sequence[int], dtypes: Sequence[str]) -> Iterator[Launch]:
 
 
 def _other_forms(width: int, dtype: str) -> Iterator[Launch]:
-    """Pre-activation blocks, and bottlenecks whose 3x3 convolution has `width` channels, all trained."""
+    """Pre-activation blocks, bottlenecks whose 3x3 convolution has `width` channels, and the separate-pass form, all
+    trained."""
     yield from meta_run(width, [Gate.FULL, Gate.RESIDUAL, Gate.FULL], dtype, form="preact")
     yield from meta_run(width, [Gate.FULL], dtype, inputs=width // 2, stride=2, form="preact")
     yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, form="bottleneck")
     yield from meta_run(4 * width, [Gate.FULL], dtype, stride=2, form="bottleneck")
     yield from meta_eval(4 * width, 1, dtype, form="bottleneck")
+    for chip in (chip for chip, least in LEAST.items() if least is not NEVER):
+        yield from meta_run(width, GATES, dtype, chip=chip)
+        yield from meta_run(width, [Gate.FULL, Gate.FULL], dtype, inputs=width // 2, stride=2, chip=chip)
+        yield from meta_run(width, [Gate.FULL, Gate.RESIDUAL, Gate.FULL], dtype, form="preact", chip=chip)
+        yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, form="bottleneck", chip=chip)
 
 
 def _dtypes(launch: Launch) -> list[torch.dtype]:

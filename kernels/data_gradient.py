@@ -91,15 +91,28 @@ def outer_gradient(
     MASK: tl.constexpr, SUMS: tl.constexpr, BATCH_STATS: tl.constexpr, PRODUCT: tl.constexpr, PRECISION: tl.constexpr,
     WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """g_in: the gradient of the sum before the ReLU that made the block's input; at the start of a run, of x.
-
-    ADDS: the skip's gradient joins. MASK: "values" (alive is x), "bits" or "none". SUMS: a norm stands before.
-    """
+    """g_in: the gradient of the sum before the ReLU that made the block's input; at the start of a run, of x."""
     pixels, inputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
     sums = transposed_product(
         g, u, None, state, slopes, weight, pixels, inputs, count, height, width, by_output, by_input, by_tap,
         IN, OUT, STRIDE, SIDE, "norm", PRODUCT, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
+    finish_outer(
+        sums, skip, alive, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier, pixels, inputs,
+        count, IN, BLOCK_N, ADDS, MASK, SUMS, BATCH_STATS, False,
+    )  # fmt: skip
+
+
+@triton.jit
+def finish_outer(
+    sums, skip, alive, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier, pixels, inputs, count,
+    IN: tl.constexpr, BLOCK_N: tl.constexpr, ADDS: tl.constexpr, MASK: tl.constexpr, SUMS: tl.constexpr,
+    BATCH_STATS: tl.constexpr, ROUNDED: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient `sums`, the skip's beside it, behind the mask, and what the backward of a norm before needs.
+
+    ADDS: the skip's gradient joins. MASK: "values" (alive is x), "bits" or "none". SUMS: a norm stands before.
+    """
     inside = pixels < count
     at, within = block(pixels, inputs, inside, IN)
     if ADDS:
@@ -114,25 +127,20 @@ def outer_gradient(
     if SUMS:
         finish_backward(
             gradient.to(tl.float32), tl.load(u_in + at, within, 0.0), inputs, count, slots, counter, state_in,
-            slopes_in, gradients_in, multiplier, IN, BATCH_STATS,
+            slopes_in, gradients_in, multiplier, IN, BATCH_STATS, ROUNDED,
         )  # fmt: skip
 
 
 @triton.jit
 def arrive(
-    g, bits, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier, count,
-    IN: tl.constexpr, SUMS: tl.constexpr, BATCH_STATS: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    g, skip, alive, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier, count,
+    IN: tl.constexpr, ADDS: tl.constexpr, MASK: tl.constexpr, SUMS: tl.constexpr, BATCH_STATS: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """The gradient that comes to a run, behind the ReLUs at its end, with the sums of its last norm."""
+    """outer_gradient behind a convolution that is made: of the gradient that comes to a run, or of the vendor's."""
     pixels, inputs = tile_pixels(BLOCK_M, WIDE), tile_channels(BLOCK_N)
-    inside = pixels < count
-    at, within = block(pixels, inputs, inside, IN)
-    alive = load_bits(bits, pixels, tl.program_id(1) * BLOCK_N, inside, IN, BLOCK_N)
-    gradient = tl.where(alive & within, tl.load(g + at, within, 0.0).to(tl.float32), 0.0)
-    tl.store(g_in + at, gradient, within)
-    if SUMS:
-        finish_backward(
-            gradient, tl.load(u_in + at, within, 0.0), inputs, count, slots, counter, state_in, slopes_in,
-            gradients_in, multiplier, IN, BATCH_STATS, ROUNDED=True,
-        )  # fmt: skip
+    at, within = block(pixels, inputs, pixels < count, IN)
+    finish_outer(
+        tl.load(g + at, within, 0.0).to(tl.float32), skip, alive, u_in, g_in, state_in, slopes_in, gradients_in, slots,
+        counter, multiplier, pixels, inputs, count, IN, BLOCK_N, ADDS, MASK, SUMS, BATCH_STATS, True,
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from pathnet.kernels.block_run import BlockRun, Shapes
 from pathnet.kernels.launch import Launch, run
 from pathnet.kernels.passes import Behind, Source, sum_slots_pass, weight_gradient_pass
 from pathnet.kernels.settings import weight_slots, weight_tile
+from pathnet.kernels.vendor import copy_all, vendor_weight_gradient
 
 
 class PartialSums(NamedTuple):
@@ -22,10 +23,16 @@ class PartialSums(NamedTuple):
     shapes: Shapes
     sums: Tensor | None  # float32 [slots, weights]
     columns: dict[int, int]  # index of a convolution -> its first column in `sums`
+    whole: dict[int, Tensor | None]  # index of a convolution of the vendor's -> its gradient, once it is there
 
     def add(self, index: int, behind: Behind, prologue: str, source: Source, scale: float = 1.0) -> None:
-        """Fill the slots of a convolution of `source`, whose output times `scale` has the gradient `behind`."""
-        if launch := self.launch(index, behind, prologue, source, scale):
+        """Fill the slots of a convolution of `source`, whose output times `scale` has the gradient `behind`.
+
+        The vendor's read both as they are: no prologue.
+        """
+        if index in self.whole:
+            self.whole[index] = self._whole(index, behind.g, source.x, scale)
+        elif launch := self.launch(index, behind, prologue, source, scale):
             run(launch)
 
     def launch(self, index: int, behind: Behind, prologue: str, source: Source, scale: float = 1.0) -> Launch | None:
@@ -39,25 +46,55 @@ class PartialSums(NamedTuple):
 
     def total(self) -> Tensor | None:
         """The weight gradients in a row, each laid out as its weight is."""
+        summed = self._summed()
+        if not self.whole:
+            return summed
+        weights, order = self.blocks.weights, sorted({**self.columns, **self.whole})
+        total = weights[0].new_empty(sum(weights[index].numel() for index in order))
+        targets, sources, end = [], [], 0
+        for index in order:
+            begin, end = end, end + weights[index].numel()
+            target, source = total[begin:end], self.whole.get(index)
+            if source is not None:
+                target = target.as_strided(source.shape, weights[index].stride())
+            elif summed is not None:
+                source = summed[self.columns[index] :][: end - begin]
+            assert source is not None  # the walk has come by each convolution
+            targets.append(target)
+            sources.append(source)
+        copy_all("weight gradients", targets, sources)
+        return total
+
+    def _summed(self) -> Tensor | None:
         if self.sums is None:
             return None
         total = torch.empty(self.sums.shape[1], dtype=self.blocks.weights[0].dtype, device=self.sums.device)
         run(sum_slots_pass(self.sums, total))
         return total
 
+    def _whole(self, index: int, g: Tensor, x: Tensor | None, scale: float) -> Tensor:
+        assert x is not None
+        block, place = divmod(index, self.blocks.depth)
+        geometry, weight = self.shapes[block][place], self.blocks.weights[index]
+        return vendor_weight_gradient(f"weight gradient conv{place + 1}", geometry, g, x, weight, scale)
 
-def partial_sums(blocks: BlockRun, shapes: Shapes, like: Tensor, needs: Sequence[bool]) -> PartialSums:
-    """Memory for the sums of the weights that `needs` asks for."""
+
+def partial_sums(
+    blocks: BlockRun, shapes: Shapes, like: Tensor, needs: Sequence[bool], vendors: Collection[int] = ()
+) -> PartialSums:
+    """Memory for the sums of the weights that `needs` asks for; those of `vendors` need none."""
     columns, width = {}, 0
     for index, (weight, need) in enumerate(zip(blocks.weights, needs, strict=True)):
-        if need:
+        if need and index not in vendors:
             columns[index], width = width, width + weight.numel()
+    whole: dict[int, Tensor | None] = {index: None for index in vendors if needs[index]}
     if not columns:
-        return PartialSums(blocks, shapes, None, columns)
-    largest = max((geometry for convs in shapes for geometry in convs), key=lambda geometry: geometry.weights)
+        return PartialSums(blocks, shapes, None, columns, whole)
+    convs = [geometry for convs in shapes for geometry in convs]
+    largest = max((g for index, g in enumerate(convs) if index not in vendors), key=lambda geometry: geometry.weights)
     tile = weight_tile(largest.inputs, largest.outputs)
     programs = largest.side * triton.cdiv(largest.inputs, tile.i) * triton.cdiv(largest.outputs, tile.o)
     end = shapes[0][-1]
     slots = weight_slots(end.pixels_out, programs, tile.p, largest.weights, like.element_size(), end.outputs)
     sums = torch.empty((slots, width), dtype=torch.float32, device=like.device)
-    return PartialSums(blocks, shapes, sums, columns)
+    return PartialSums(blocks, shapes, sums, columns, whole)

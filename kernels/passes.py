@@ -165,8 +165,8 @@ def forward_pass(
     return Launch(name, conv_forward, grid, arguments, constants, tile.warps, tile.stages, reads, writes, True)
 
 
-def merge_pass(source: Source, bits: Tensor, join: str) -> Launch:
-    """The value of the run: source.merged = relu(scale u + shift + x)."""
+def merge_pass(source: Source, bits: Tensor | None, join: str) -> Launch:
+    """A block's value: source.merged = relu(scale u + shift + x)."""
     x = source.x
     assert x is not None
     count, channels = x.numel() // x.shape[1], x.shape[1]
@@ -174,26 +174,32 @@ def merge_pass(source: Source, bits: Tensor, join: str) -> Launch:
         "u": source.u, "x": x, "state": source.state, "merged": source.merged, "bits": bits, "count": count,
     }  # fmt: skip
     constants = {"CHANNELS": channels, "BITS": join, "WIDE": wide(x), "BLOCK_M": STREAM_PIXELS, "BLOCK_K": 32}
-    reads = requested(arguments, "u", "x", "state", bits=bits.numel() * (join == "join"))
+    reads = requested(arguments, "u", "x", "state", *(("bits",) if join == "join" else ()))
     writes = requested(arguments, "merged", "bits")
     grid = (triton.cdiv(count, STREAM_PIXELS),)
     return Launch("merge", merge, grid, arguments, constants, WARPS, 1, reads, writes)
 
 
-def arrive_pass(g: Tensor, bits: Tensor, before: Before | None, g_in: Tensor, workspace: Workspace) -> Launch:
-    """The gradient that comes to the run, behind its last ReLUs."""
+def arrive_pass(
+    name: str, g: Tensor, skip: Tensor | None, mask: str, alive: Tensor | None, before: Before | None, g_in: Tensor,
+    workspace: Workspace,
+) -> Launch:  # fmt: skip
+    """g_in: g, the skip's gradient beside it, behind the ReLUs that made the value it is the gradient of."""
     count, channels = g.numel() // g.shape[1], g.shape[1]
-    arguments = {"g": g, "bits": bits, "g_in": g_in, **before_arguments(before, workspace), "count": count}
+    arguments = {
+        "g": g, "skip": skip, "alive": alive, "g_in": g_in, **before_arguments(before, workspace), "count": count,
+    }  # fmt: skip
     block = stream_channels(channels)
     constants = {
-        "IN": channels, "SUMS": before is not None, "BATCH_STATS": before is None or before.batch_stats,
-        "WIDE": wide(g), "BLOCK_M": STREAM_PIXELS, "BLOCK_N": block,
+        "IN": channels, "ADDS": skip is not None, "MASK": mask, "SUMS": before is not None,
+        "BATCH_STATS": before is None or before.batch_stats, "WIDE": wide(g), "BLOCK_M": STREAM_PIXELS,
+        "BLOCK_N": block,
     }  # fmt: skip
     sums = ("slots",) if before else ()
-    reads = requested(arguments, "g", "bits", "u_in", "state_in", *sums)
+    reads = requested(arguments, "g", "skip", "alive", "u_in", "state_in", *sums)
     writes = requested(arguments, "g_in", "slopes_in", "gradients_in", *sums)
     grid = triton.cdiv(count, STREAM_PIXELS), triton.cdiv(channels, block)
-    return Launch("arrive", arrive, grid, arguments, constants, WARPS, 1, reads, writes)
+    return Launch(name, arrive, grid, arguments, constants, WARPS, 1, reads, writes)
 
 
 def inner_gradient_pass(

@@ -27,7 +27,7 @@ from pathnet.kernels.traffic import Geometry, requested
 from pathnet.kernels.workspace import Workspace
 
 
-def first_norm_pass(x: Tensor, norm: Norm, state: Tensor, workspace: Workspace) -> Launch:
+def first_norm_pass(x: Tensor, norm: Norm, state: Tensor, workspace: Workspace, name: str = "first norm") -> Launch:
     """The state of the norm that reads x."""
     count, channels = x.numel() // x.shape[1], x.shape[1]
     block = stream_channels(channels)
@@ -40,7 +40,7 @@ def first_norm_pass(x: Tensor, norm: Norm, state: Tensor, workspace: Workspace) 
     reads = requested(arguments, *vectors, *(("x",) if norm.batch_stats else ()))
     tiles = triton.cdiv(count, STREAM_PIXELS) if norm.batch_stats else 1
     grid = tiles, triton.cdiv(channels, block)
-    return Launch("first norm", first_norm, grid, arguments, constants, WARPS, 1, reads, requested(arguments, *written))
+    return Launch(name, first_norm, grid, arguments, constants, WARPS, 1, reads, requested(arguments, *written))
 
 
 def residual_pass(
@@ -93,7 +93,7 @@ def residual_gradient_pass(
     return Launch(name, residual_gradient, grid, arguments, constants, tile.warps, tile.stages, reads, writes, True)
 
 
-def depart_pass(behind: Behind, entered: Tensor) -> Launch:
+def depart_pass(behind: Behind, entered: Tensor, name: str = "depart") -> Launch:
     """The gradient that leaves a run: of its input, or of what its first block's shortcut gave."""
     count, channels = entered.numel() // entered.shape[1], entered.shape[1]
     arguments = {**behind._asdict(), "entered": entered, "count": count}
@@ -102,4 +102,4 @@ def depart_pass(behind: Behind, entered: Tensor) -> Launch:
     }  # fmt: skip
     reads, writes = requested(arguments, "g", "u", "skip", "state", "slopes"), requested(arguments, "entered")
     grid = (triton.cdiv(count, STREAM_PIXELS),)
-    return Launch("depart", depart, grid, arguments, constants, WARPS, 1, reads, writes)
+    return Launch(name, depart, grid, arguments, constants, WARPS, 1, reads, writes)

@@ -13,8 +13,10 @@ from pathnet.kernels.block_run import BlockRun, Shapes, norm_tables, numbers_of,
 from pathnet.kernels.launch import run
 from pathnet.kernels.partial_sums import PartialSums, partial_sums
 from pathnet.kernels.passes import Before, Behind, Source, arrive_pass, inner_gradient_pass, outer_gradient_pass
+from pathnet.kernels.separate import gradient_entering, separate_inner, separate_outer
 from pathnet.kernels.stage_train_fwd import BESIDE
 from pathnet.kernels.stage_train_plan import before, has_gradient, mask_at
+from pathnet.kernels.vendor import cast_weights
 from pathnet.kernels.workspace import Workspace
 
 
@@ -35,6 +37,7 @@ class _Run(NamedTuple):
     gradients: Tensor  # as slopes
     space: Workspace
     partial: PartialSums
+    vendors: frozenset[int]  # convolutions in the separate-pass form
 
     def of_block(self, block: int) -> Sequence[Tensor | None]:
         width = self.blocks.depth + BESIDE
@@ -51,12 +54,15 @@ def stage_train_bwd(
     """
     shapes, gates = blocks.shapes(x.shape[0], x.shape[2], x.shape[3]), blocks.gates
     slopes = norm_tables(grad_y, len(blocks.norms), 2, widest(shapes))
-    partial, space = partial_sums(blocks, shapes, grad_y, needs_weights), run_workspace(x, shapes)
-    state = _Run(blocks, shapes, kept, slopes, torch.empty_like(slopes), space, partial)
+    vendors, space = blocks.vendors(shapes, x.dtype), run_workspace(x, shapes)
+    partial = partial_sums(blocks, shapes, grad_y, needs_weights, vendors)
+    read = [place for place in vendors if has_gradient(gates[place // blocks.depth])]
+    blocks = blocks._replace(weights=cast_weights(blocks.weights, read, grad_y.dtype))
+    state = _Run(blocks, shapes, kept, slopes, torch.empty_like(slopes), space, partial, vendors)
     block = before(gates, len(gates))
     g, bits = torch.empty_like(grad_y), kept[-1]
     assert bits is not None
-    run(arrive_pass(grad_y, bits, _before(state, block), g, space))
+    run(arrive_pass("arrive", grad_y, None, "bits", bits, _before(state, block), g, space))
     grad_x, grad_skip = None, None
     separate = has_skip and has_gradient(gates[0])
     while block is not None:
@@ -75,20 +81,29 @@ def stage_train_bwd(
 
 
 def _inner(state: _Run, block: int, g: Tensor, x: Tensor) -> Behind:
-    """From the gradient of the block's sum to that behind its first norm, and the gradients of all its weights."""
+    """From the gradient of the block's sum to that behind its first norm, and the gradients of all its weights.
+
+    Where the vendor's first convolution is trained, it is that of what the convolution gave.
+    """
     kept_x, *_ = state.of_block(block)
     depth, precision = state.blocks.depth, state.blocks.precision
     behind = _with_gradient(_norm_before(state, block, depth - 1), g)
     for index in range(depth - 1, 0, -1):
         place, geometry = depth * block + index, state.shapes[block][index]
-        norm = _norm_before(state, block, index - 1)
+        norm, weight = _norm_before(state, block, index - 1), state.blocks.weights[place]
+        if place in state.vendors:
+            entered = gradient_entering(index + 1, behind)
+            behind = separate_inner(index + 1, geometry, entered, weight, norm, state.space, state.partial, place)
+            continue
         inner = _with_gradient(norm, torch.empty_like(norm.u))
         run(
-            inner_gradient_pass(f"data gradient conv{index + 1}", geometry, behind, state.blocks.weights[place], norm,
-                                inner.g, state.space, precision)
+            inner_gradient_pass(f"data gradient conv{index + 1}", geometry, behind, weight, norm, inner.g, state.space,
+                                precision)
         )  # fmt: skip
         state.partial.add(place, behind, "norm", Source(u=norm.u, state=norm.state))
         behind = inner
+    if depth * block in state.partial.whole:
+        behind = Behind(gradient_entering(1, behind))
     state.partial.add(depth * block, behind, "input", Source(x=x if block == 0 else kept_x))
     return behind
 
@@ -102,11 +117,11 @@ def _outer(state: _Run, block: int, below: int | None, behind: Behind, skip: Ten
     skip = None if gates[block] == Gate.RESIDUAL else skip
     shape = first.images, first.inputs, first.height, first.width
     g_in = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    weight = state.blocks.weights[state.blocks.depth * block]
-    run(
-        outer_gradient_pass("data gradient conv1", first, behind, weight, skip, mask, alive, _before(state, below),
-                            g_in, state.space, precision)
-    )  # fmt: skip
+    place, norm = state.blocks.depth * block, _before(state, below)
+    masked = state.blocks.weights[place], skip, mask, alive, norm, g_in, state.space
+    if place in state.vendors:
+        return separate_outer(first, behind, *masked)
+    run(outer_gradient_pass("data gradient conv1", first, behind, *masked, precision))
     return g_in
 
 

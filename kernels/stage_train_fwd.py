@@ -5,7 +5,7 @@ Basic blocks have two convolutions, bottlenecks three: behind the first, each re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
@@ -21,7 +21,9 @@ from pathnet.kernels.block_run import (
 )
 from pathnet.kernels.launch import run
 from pathnet.kernels.passes import Source, forward_pass, merge_pass
+from pathnet.kernels.separate import separate_forward
 from pathnet.kernels.stage_train_plan import bits_at, has_gradient, keeps_input, mask_at, owner
+from pathnet.kernels.vendor import cast_weights
 
 BESIDE = 3  # tensors that a run keeps of a block beside what its convolutions put out: x, the norms' states, the mask
 
@@ -38,13 +40,14 @@ def keeps(gates: Sequence[int], depth: int) -> list[bool]:
     return [*kept, True]
 
 
-def kept_tensors(gates: Sequence[int], x: Tensor, shapes: Shapes) -> list[Tensor | None]:
-    """Fresh memory for what `keeps` lists, None for the rest."""
+def kept_tensors(gates: Sequence[int], x: Tensor, shapes: Shapes, vendors: Collection[int] = ()) -> list[Tensor | None]:
+    """Fresh memory for what `keeps` lists, None for the rest, and for what the vendor's convolutions put out."""
     depth = len(shapes[0])
     wanted, kept = iter(keeps(gates, depth)), list[Tensor | None]()
-    for convs in shapes:
+    for block, convs in enumerate(shapes):
         kept += [empty(x, convs[-1]) if next(wanted) else None]  # a block that keeps its input has a stride of 1
-        kept += [empty(x, geometry) if next(wanted) else None for geometry in convs]
+        for place, geometry in enumerate(convs, depth * block):
+            kept += [empty(x, geometry) if next(wanted) and place not in vendors else None]
         kept += [norm_tables(x, depth, 4, widest(shapes)) if next(wanted) else None]
         kept += [empty_bits(x, convs[-1]) if next(wanted) else None]
     return [*kept, empty_bits(x, shapes[-1][-1])]
@@ -53,29 +56,31 @@ def kept_tensors(gates: Sequence[int], x: Tensor, shapes: Shapes) -> list[Tensor
 def stage_train_fwd(x: Tensor, skip: Tensor | None, blocks: BlockRun) -> tuple[Tensor, list[Tensor | None]]:
     """Run the blocks; returns y and what `kept_tensors` lists. x and skip (h(x) of block 0) are in channels_last."""
     shapes = blocks.shapes(x.shape[0], x.shape[2], x.shape[3])
-    kept, width = kept_tensors(blocks.gates, x, shapes), blocks.depth + BESIDE
-    space = run_workspace(x, shapes)
-    stream = x if skip is None else skip
+    vendors, space = blocks.vendors(shapes, x.dtype), run_workspace(x, shapes)
+    kept, width = kept_tensors(blocks.gates, x, shapes, vendors), blocks.depth + BESIDE
+    weights, stream = cast_weights(blocks.weights, vendors, x.dtype), x if skip is None else skip
     source, prologue = Source(x=x), "input"
     for block, convs in enumerate(shapes):
-        _, *us, states, _ = kept[width * block : width * (block + 1)]
+        first = width * block
+        _, *us, states, _ = kept[first : first + width]
         states = norm_tables(x, blocks.depth, 4, widest(shapes)) if states is None else states
         bits, join = _mask(blocks, block, kept)
         for index, geometry in enumerate(convs):
-            u = us[index]
-            u = empty(x, geometry) if u is None else u
             state, place = numbers_of(states[index], 4, geometry.outputs), blocks.depth * block + index
-            run(
-                forward_pass(f"forward conv{index + 1}", geometry, prologue, source, bits, join, blocks.weights[place],
-                             blocks.norms[place], u, state, space, blocks.precision)
-            )  # fmt: skip
+            read = prologue, source, bits, join, weights[place], blocks.norms[place]
+            if place in vendors:
+                u = separate_forward(index + 1, geometry, *read, state, space)
+                kept[first + 1 + index] = u if has_gradient(blocks.gates[block]) else None
+            else:
+                u = empty(x, geometry) if (own := us[index]) is None else own
+                run(forward_pass(f"forward conv{index + 1}", geometry, *read, u, state, space, blocks.precision))
             stream = stream if source.merged is None else source.merged
             source, prologue, bits, join = Source(u=u, state=state), "norm", None, "none"
-        merged = kept[width * (block + 1)] if block + 1 < len(shapes) else None
+        merged = kept[first + width] if block + 1 < len(shapes) else None
         merged = empty(x, convs[-1]) if merged is None else merged
         source, prologue = Source(stream, source.u, source.state, merged), "merge"
     bits, join = _mask(blocks, len(shapes), kept)
-    assert bits is not None and source.merged is not None
+    assert source.merged is not None
     run(merge_pass(source, bits, join))
     return source.merged, kept
 

@@ -18,6 +18,7 @@ class Geometry(NamedTuple):
     outputs: int
     stride: int
     side: int = 3
+    groups: int = 1  # of channels that convolve among themselves
 
     @property
     def rows(self) -> int:
@@ -42,7 +43,7 @@ class Geometry(NamedTuple):
 
     @property
     def weights(self) -> int:
-        return self.side**2 * self.inputs * self.outputs
+        return self.side**2 * self.inputs * self.outputs // self.groups
 
     def _pairs(self, length: int) -> int:
         places, reach = range(0, length, self.stride), self.side // 2

@@ -122,13 +122,18 @@ class _Counter(TorchDispatchMode):
         return out
 
     def _count_launches(self, func: torch._ops.OpOverload, launches: Sequence[Launch]) -> None:
-        """An op that launches Triton kernels counts as these, as each launch describes itself."""
+        """An op that launches Triton kernels counts as these, as each launch describes itself.
+
+        What the vendor's library requests is not known.
+        """
         for launch in launches:
-            kernel = self.profile.kernels.setdefault(f"{func.namespace}.triton {launch.name}", Kernel())
+            language = "vendor" if launch.kernel is None else "triton"
+            kernel = self.profile.kernels.setdefault(f"{func.namespace}.{language} {launch.name}", Kernel())
             kernel.launches += 1
             kernel.read += launch.unique(launch.reads)
             kernel.written += launch.unique(launch.writes)
-            kernel.requested += sum(launch.reads.values()) + sum(launch.writes.values())
+            if launch.kernel is not None:
+                kernel.requested += sum(launch.reads.values()) + sum(launch.writes.values())
             kernel.workspace += launch.unique(launch.reads | launch.writes, workspace=True)
 
 

@@ -38,7 +38,7 @@ def _cast(self, value, target):
 InterpretedFunction.__call__ = _call
 InterpreterBuilder.cast_impl = _cast
 DEVICE = "cpu" if INTERPRETED else "cuda"
-on_gpu = [pytest.mark.gpu, pytest.mark.usefixtures("ieee_products")]
+on_gpu = [pytest.mark.gpu, pytest.mark.usefixtures("ieee_products", "fused_convolutions")]
 on_device = [] if INTERPRETED else on_gpu  # of whole files: `pytest -m gpu` runs the same cases on a GPU
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="reads what the interpreter does")
 
@@ -94,6 +94,8 @@ def assert_requested(launches: list[Launch], counted: Counter, least: int) -> No
     """What launches claim to request is what was counted, for at least so many arguments that are no few numbers."""
     checked = 0
     for index, launch in enumerate(launches):
+        if launch.kernel is None:
+            continue  # the vendor's library does not tell
         for kind, sides in (("read", launch.reads), ("write", launch.writes)):
             for name, claimed in sides.items():
                 if launch.tensors[name].numel() > 1000:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pathnet.ops.rows_eval_triton import rows_eval_triton
 from pathnet.ops.schemas import library
 from pathnet.ops.stage_train_forms import PREACT, form_of
-from pathnet.ops.stage_train_run import run_of
+from pathnet.ops.stage_train_run import Run, run_of
 from pathnet.ops.stage_train_runs import Gated, differs, stage_in_runs, unfit_rows
 from pathnet.ops.stage_train_triton import supports_blocks, unfit_form
 from pathnet.ops.stage_train_triton_run import stage_train_triton_run
@@ -41,15 +41,25 @@ def _run(x: Tensor, skip: Tensor | None, blocks: list[Gated]) -> Tensor:
     """A run of blocks that are not OFF, as one call of the op."""
     if any(isinstance(step.gate, Tensor) for _, step in blocks):
         return rows_eval_triton(x, blocks)
-    if form_of(blocks[0][0]) == PREACT:
-        return stage_train_triton_run(x, skip, blocks)  # without a gradient its forward keeps nothing: the same 5 T
     run = run_of(blocks)
+    if form_of(blocks[0][0]) == PREACT or _calls_vendor(x, run):
+        return stage_train_triton_run(x, skip, blocks)  # without a gradient its forward keeps nothing
     pairs = zip(zip(*[iter(run.norms)] * 2, strict=True), zip(*[iter(run.running)] * 2, strict=True), strict=True)
     norms = [tensor for affine, running in pairs for tensor in (*affine, *running)]
     through = None if skip is None else channels_last(skip)
     arguments = norms, run.layout.blocks[1::3], run.layout.scales, run.layout.constants[::2], product_precision()
     y = torch.ops.pathnet.stage_eval_triton(channels_last(x), through, [dense(w) for w in run.weights], *arguments)
     return y if is_channels_last(x) else y.contiguous()
+
+
+def _calls_vendor(x: Tensor, run: Run) -> bool:
+    """Whether a convolution takes the separate-pass form, which training has."""
+    from pathnet.kernels.block_run import BlockRun
+    from pathnet.kernels.conv_forms import chip_of
+
+    gates, scales, strides = run.layout.blocks[2::3], run.layout.scales, run.layout.blocks[1::3]
+    blocks = BlockRun(run.weights, [], strides, gates, scales, product_precision(), chip_of(x.device))
+    return bool(blocks.vendors(blocks.shapes(len(x), *x.shape[2:]), x.dtype))
 
 
 def _eval(x, skip, weights, norms, strides, scales, eps, precision):

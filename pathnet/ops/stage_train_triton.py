@@ -71,10 +71,15 @@ def unfit_block(x: Tensor, block: Block) -> str | None:
     form = form_of(block)
     if form not in (BASIC, PREACT, BOTTLENECK):
         return "the residual branch is none of those that these kernels train (basic, preact, bottleneck)"
-    convs = [layer for layer in block.residual if isinstance(layer, Conv)]
+    convs = [_as_one_group(form, layer) for layer in block.residual if isinstance(layer, Conv)]
     norms = [layer for layer in block.residual if isinstance(layer, Norm)]
     unfit_layer = next(filter(None, (*(_unfit_conv(x, conv) for conv in convs), *map(_unfit_norm, norms))), None)
     return unfit_layer or unfit_shape(form, convs)
+
+
+def _as_one_group(form: int, conv: Conv) -> Conv:
+    """The groups of a bottleneck's 3x3 convolution are no reason: the vendor's library runs it."""
+    return conv._replace(groups=1) if form == BOTTLENECK and conv.weight.shape[-1] == 3 else conv
 
 
 def _unfit_conv(x: Tensor, conv: Conv) -> str | None:

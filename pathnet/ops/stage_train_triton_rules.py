@@ -21,6 +21,7 @@ def block_run(
     scales: Sequence[float], flags: Sequence[bool], constants: Sequence[float], precision: str,
 ) -> BlockRun:  # fmt: skip
     from pathnet.kernels.block_run import BlockRun
+    from pathnet.kernels.conv_forms import chip_of
     from pathnet.kernels.passes import Norm
 
     depth = len(KERNELS[blocks[0]])
@@ -32,7 +33,8 @@ def block_run(
         )
         for i in range(len(norms) // 2)
     ]  # fmt: skip
-    return BlockRun(weights, described, list(blocks[1::3]), list(blocks[2::3]), list(scales), precision)
+    chip = chip_of(weights[0].device)
+    return BlockRun(weights, described, list(blocks[1::3]), list(blocks[2::3]), list(scales), precision, chip)
 
 
 class _Form(NamedTuple):
