@@ -35,11 +35,12 @@ GATES = (Gate.FULL, Gate.FORWARD, Gate.FORWARD, Gate.FULL, Gate.FROZEN, Gate.RES
 IMAGES, SIDE = 128, 32
 ONLY_NUMBERS = {"IN", "OUT", "CHANNELS", "BATCH_STATS", "MOVES"}
 ROWS = [[Gate.FORWARD, Gate.FULL, Gate.FORWARD], [Gate.OFF] * 3, [Gate.FULL, Gate.OFF, Gate.OFF]] * (IMAGES // 3)
-DEPTHS = {"basic": 2, "preact": 2, "bottleneck": 3}  # convolutions of a block
+DEPTHS = {"basic": 2, "preact": 2, "bottleneck": 3, "preact_bottleneck": 3}  # convolutions of a block
 TRAINING = {
     "basic": (stage_train_fwd, stage_train_bwd, kept_tensors),
     "preact": (stage_train_preact_fwd, stage_train_preact_bwd, kept_of_preact),
     "bottleneck": (stage_train_fwd, stage_train_bwd, kept_tensors),
+    "preact_bottleneck": (stage_train_preact_fwd, stage_train_preact_bwd, kept_of_preact),
 }  # the forward and the backward of a run, and what is kept between them
 
 
@@ -58,7 +59,7 @@ def meta_run(
         norms = [
             Norm(*torch.empty(4, count).unbind(0), torch.empty((), dtype=torch.int64), 1e-5, 0.1, 1.0, batch_stats,
                  batch_stats and gates[i // depth] != Gate.FROZEN)
-            for i, count in enumerate(len(w) if form != "preact" else w.shape[1] for w in weights)
+            for i, count in enumerate(len(w) if "preact" not in form else w.shape[1] for w in weights)
         ]  # fmt: skip
         x = torch.empty((images, first, side, side), dtype=stored, memory_format=torch.channels_last)
     strides = [stride] + [1] * (len(gates) - 1)
@@ -86,7 +87,7 @@ def meta_kept(
 def _weight_shapes(form: str, channels: int, inputs: int, blocks: int) -> Iterator[tuple[int, int, int, int]]:
     for block in range(blocks):
         first = inputs if block == 0 else channels
-        if form == "bottleneck":
+        if "bottleneck" in form:
             inner = channels // 4
             yield from ((inner, first, 1, 1), (inner, inner, 3, 3), (channels, inner, 1, 1))
         else:
@@ -169,6 +170,8 @@ def _other_forms(width: int, dtype: str) -> Iterator[Launch]:
     yield from meta_run(width, [Gate.FULL], dtype, inputs=width // 2, stride=2, form="preact")
     yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, form="bottleneck")
     yield from meta_run(4 * width, [Gate.FULL], dtype, stride=2, form="bottleneck")
+    yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, form="preact_bottleneck")
+    yield from meta_run(4 * width, [Gate.FULL], dtype, stride=2, form="preact_bottleneck")
     yield from meta_eval(4 * width, 1, dtype, form="bottleneck")
     for chip in (chip for chip, least in LEAST.items() if least is not NEVER):
         yield from meta_run(width, GATES, dtype, chip=chip)

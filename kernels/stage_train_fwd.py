@@ -58,8 +58,8 @@ def stage_train_fwd(x: Tensor, skip: Tensor | None, blocks: BlockRun) -> tuple[T
     shapes = blocks.shapes(x.shape[0], x.shape[2], x.shape[3])
     vendors, space = blocks.vendors(shapes, x.dtype), run_workspace(x, shapes)
     kept, width = kept_tensors(blocks.gates, x, shapes, vendors), blocks.depth + BESIDE
-    weights, stream = cast_weights(blocks.weights, vendors, x.dtype), x if skip is None else skip
-    source, prologue = Source(x=x), "input"
+    blocks = blocks._replace(weights=cast_weights(blocks.weights, vendors, x.dtype))
+    stream, source, prologue = x if skip is None else skip, Source(x=x), "input"
     for block, convs in enumerate(shapes):
         first = width * block
         _, *us, states, _ = kept[first : first + width]
@@ -67,7 +67,7 @@ def stage_train_fwd(x: Tensor, skip: Tensor | None, blocks: BlockRun) -> tuple[T
         bits, join = _mask(blocks, block, kept)
         for index, geometry in enumerate(convs):
             state, place = numbers_of(states[index], 4, geometry.outputs), blocks.depth * block + index
-            read = prologue, source, bits, join, weights[place], blocks.norms[place]
+            read = prologue, source, bits, join, blocks.weights[place], blocks.norms[place]
             if place in vendors:
                 u = separate_forward(index + 1, geometry, *read, state, space)
                 kept[first + 1 + index] = u if has_gradient(blocks.gates[block]) else None

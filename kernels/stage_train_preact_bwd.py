@@ -1,4 +1,4 @@
-"""The backward of a run of gated pre-activation blocks: four launches a block with a gradient, and two for the ends.
+"""The backward of a run of gated pre-activation blocks: two launches a convolution, and two for the ends.
 
 FORWARD blocks launch nothing: without a ReLU behind the sum the gradient passes as it is.
 """
@@ -20,7 +20,6 @@ from pathnet.kernels.preact_passes import depart_pass, residual_gradient_pass
 from pathnet.kernels.separate import gradient_entering, separate_inner
 from pathnet.kernels.stage_train_bwd import Gradients
 from pathnet.kernels.stage_train_plan import has_gradient
-from pathnet.kernels.stage_train_preact_fwd import KEPT
 from pathnet.kernels.vendor import cast_weights
 from pathnet.kernels.workspace import Workspace
 
@@ -54,11 +53,12 @@ def stage_train_preact_bwd(
     read = [place for place in vendors if has_gradient(gates[place // blocks.depth])]
     blocks = blocks._replace(weights=cast_weights(blocks.weights, read, grad_y.dtype))
     state = _Run(blocks, shapes, slopes, torch.empty_like(slopes), space, partial, vendors)
-    behind, grad_skip = Behind(grad_y), None
+    behind, grad_skip, width = Behind(grad_y), None, 2 * blocks.depth
     for block in reversed(range(len(gates))):
         if has_gradient(gates[block]):
-            input_, *rest = kept[KEPT * block : KEPT * (block + 1)]
-            behind, entered = _block(state, block, behind, x if block == 0 else input_, *rest)
+            first, *rest = kept[width * block : width * (block + 1)]
+            own = [x if block == 0 else first, *rest]
+            behind, entered = _block(state, block, behind, [t for t in own if t is not None])
             if block == 0 and has_skip:
                 behind, grad_skip = behind._replace(skip=None), entered
     if has_skip and not has_gradient(gates[0]):
@@ -69,33 +69,52 @@ def stage_train_preact_bwd(
     return Gradients(grad_x, grad_skip if needs_skip else None, partial.total(), state.gradients)
 
 
-def _block(state: _Run, block: int, behind: Behind, x: Tensor, u1: Tensor, *states: Tensor) -> tuple[Behind, Tensor]:
-    """From the gradient of the block's value to that behind its norm1, and the former itself."""
-    blocks, (one, two), index = state.blocks, state.shapes[block], 2 * block
-    norm1, norm2 = state.norm(index, x, states[0]), state.norm(index + 1, u1, states[1])
-    scale, weight1, weight2 = blocks.multipliers[block], *blocks.weights[index : index + 2]
-    if index + 1 in state.vendors:
-        entered = gradient_entering(2, behind)
-        behind2 = separate_inner(2, two, entered, weight2, norm2, state.space, state.partial, index + 1, scale)
-    else:
-        entered = behind.g if behind.enters == "value" else torch.empty_like(behind.g)
-        behind2 = Behind(torch.empty_like(u1), u1, norm2.state, norm2.slopes)
-        run(
-            residual_gradient_pass("data gradient conv2", two, behind, scale, entered, weight2, norm2, behind2.g,
-                                   state.space, blocks.precision)
-        )  # fmt: skip
-        state.partial.add(index + 1, Behind(entered), "norm", Source(u=u1, state=norm2.state), scale)
-    skip = None if blocks.gates[block] == Gate.RESIDUAL else entered
-    if index in state.vendors:
-        inner = gradient_entering(1, behind2), weight1, norm1, state.space, state.partial, index
-        return separate_inner(1, one, *inner)._replace(skip=skip), entered
-    behind1 = Behind(torch.empty_like(x), x, norm1.state, norm1.slopes, skip)
+def _block(state: _Run, block: int, behind: Behind, kept: Sequence[Tensor]) -> tuple[Behind, Tensor]:
+    """From the gradient of the block's value to that behind its first norm, and the former itself.
+
+    kept: x, each u but the last, and the state of each norm.
+    """
+    depth, place = state.blocks.depth, state.blocks.depth * block
+    norms = [state.norm(place + index, kept[index], kept[depth + index]) for index in range(depth)]
+    behind, entered = _last(state, block, behind, norms[-1])
+    for index in reversed(range(depth - 1)):
+        behind = _inner(state, block, index, behind, norms[index])
+    return behind._replace(skip=None if state.blocks.gates[block] == Gate.RESIDUAL else entered), entered
+
+
+def _last(state: _Run, block: int, behind: Behind, norm: Before) -> tuple[Behind, Tensor]:
+    """Through the last convolution of a block: the gradient behind its norm, and that of the block's value."""
+    blocks, geometry, scale = state.blocks, state.shapes[block][-1], state.blocks.multipliers[block]
+    depth, place = blocks.depth, blocks.depth * (block + 1) - 1
+    weight = blocks.weights[place]
+    if place in state.vendors:
+        entered = gradient_entering(depth, behind)
+        through = separate_inner(depth, geometry, entered, weight, norm, state.space, state.partial, place, scale)
+        return through, entered
+    entered = behind.g if behind.enters == "value" else torch.empty_like(behind.g)
+    through = Behind(torch.empty_like(norm.u), norm.u, norm.state, norm.slopes)
     run(
-        inner_gradient_pass("data gradient conv1", one, behind2, weight1, norm1, behind1.g, state.space,
+        residual_gradient_pass(f"data gradient conv{depth}", geometry, behind, scale, entered, weight, norm, through.g,
+                               state.space, blocks.precision)
+    )  # fmt: skip
+    state.partial.add(place, Behind(entered), "norm", Source(u=norm.u, state=norm.state), scale)
+    return through, entered
+
+
+def _inner(state: _Run, block: int, index: int, behind: Behind, norm: Before) -> Behind:
+    """Through another convolution: the gradient behind its norm."""
+    blocks, geometry, place = state.blocks, state.shapes[block][index], state.blocks.depth * block + index
+    weight = blocks.weights[place]
+    if place in state.vendors:
+        entered = gradient_entering(index + 1, behind)
+        return separate_inner(index + 1, geometry, entered, weight, norm, state.space, state.partial, place)
+    through = Behind(torch.empty_like(norm.u), norm.u, norm.state, norm.slopes)
+    run(
+        inner_gradient_pass(f"data gradient conv{index + 1}", geometry, behind, weight, norm, through.g, state.space,
                             blocks.precision)
     )  # fmt: skip
-    state.partial.add(index, behind2, "norm", Source(u=x, state=norm1.state))
-    return behind1, entered
+    state.partial.add(place, behind, "norm", Source(u=norm.u, state=norm.state))
+    return through
 
 
 def _departed(behind: Behind) -> Tensor:

@@ -6,13 +6,14 @@ import importlib
 
 import pytest
 import torch
-from cases import assert_errs_like_eager, double, make_stage, specs
+from cases import Recorder, assert_errs_like_eager, double, make_stage, specs
 from torch import nn
 from training_cases import check, images, route_of, step
 from triton_cases import DEVICE, assert_requested, halves, interpreted, on_device, requests
 
 from pathnet import PathResNet, Paths, profile, use_backend
 from pathnet.backend import refusal
+from pathnet.blocks import BLOCKS
 from pathnet.kernels.catalogue import meta_run
 from pathnet.kernels.launch import observed
 from pathnet.ops.stage_eval import stage_eval
@@ -44,6 +45,7 @@ def compare(stage, shape, gates, multiplier=None):
         ("preact", 24, "conv", True, [1, 4, 3]),
         ("preact", 24, "pad_end", False, [2, 2, 1]),
         ("bottleneck", 6, "conv", True, [1, 4, 3]),
+        ("preact_bottleneck", 6, "conv", True, [1, 4, 3]),
     ],
 )
 def test_a_strided_stage_on_odd_sides(monkeypatch, form, width, shortcut, training, gates, poisoned):
@@ -101,6 +103,17 @@ def test_memory_formats(monkeypatch, poisoned):
     last = step("triton", stage.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last))
     for name, tensor in plain.items():
         torch.testing.assert_close(last[name], tensor)
+
+
+@pytest.mark.parametrize("form", ["basic", "preact_bottleneck"])
+def test_the_fakes_know_what_is_kept(monkeypatch, form):
+    take(monkeypatch)
+    stage = make_stage(form, width=16 // BLOCKS[form].expansion, stride=1, blocks=2).train().to(DEVICE)
+    with Recorder() as recorder:
+        step("triton", stage, torch.rand(2, 16, 4, 4, device=DEVICE), route_of([1, 3]))
+    for func, args in recorder.calls:
+        detached = torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), args)
+        torch.library.opcheck(func, detached, test_utils=("test_schema", "test_faketensor"))
 
 
 @interpreted

@@ -9,6 +9,7 @@ from training_cases import check, images, route_of, step
 from triton_cases import DEVICE, halves, interpreted, on_device
 
 from pathnet import Paths, explain, use_backend
+from pathnet.blocks import BLOCKS
 from pathnet.models import PathResNet
 from pathnet.ops.stage_train import stage_train
 
@@ -30,6 +31,7 @@ def compare(stage, shape, gates, multiplier=None):
         ("preact", 24, "pad", False, [3, 2, 1]),
         ("preact", 24, "pad_end", True, [2, 2, 1]),
         ("bottleneck", 6, "conv", True, [1, 4, 3]),
+        ("preact_bottleneck", 6, "conv", True, [1, 4, 3]),
         ("bottleneck", 20, "pad", False, [2, 1]),
     ],
 )
@@ -37,10 +39,10 @@ def test_a_strided_stage_on_odd_sides(form, width, shortcut, training, gates, po
     compare(make_stage(form, shortcut, width=width, blocks=len(gates)).train(training), (2, 16, 5, 7), gates)
 
 
-@pytest.mark.parametrize("form", ["preact", "bottleneck"])
+@pytest.mark.parametrize("form", ["preact", "bottleneck", "preact_bottleneck"])
 @pytest.mark.parametrize("gates", [[1, 2, 2, 0, 3, 1], [2, 4, 3, 2]], ids=str)
 def test_a_run_of_identity_shortcuts(form, gates, poisoned):
-    width = 16 if form == "preact" else 4
+    width = 16 // BLOCKS[form].expansion
     stage = make_stage(form, width=width, stride=1, blocks=len(gates)).train()
     compare(stage, (2, 16, 4, 5), gates, [1.0, 0.5, 1.0, 1.0, -1.5, 2.0][: len(gates)])
 
@@ -80,7 +82,7 @@ def test_a_gradient_that_comes_in_is_not_what_goes_out():
         torch.library.opcheck(func, detached, test_utils=in_eager_mode)
 
 
-@pytest.mark.parametrize("block, depth", [("preact", 8), ("bottleneck", 11)])
+@pytest.mark.parametrize("block, depth", [("preact", 8), ("bottleneck", 11), ("preact_bottleneck", 11)])
 def test_whole_nets(block, depth):
     net = PathResNet(depth, num_classes=3, width=8, block=block).to(DEVICE).train()
     x = torch.rand(2, 3, 8, 8, device=DEVICE)

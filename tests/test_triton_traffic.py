@@ -23,7 +23,7 @@ STREAM = 2 * IMAGES * CHANNELS * SIDE * SIDE  # bytes of T in float16
 
 def totals(gates: list[int], form: str = "basic") -> tuple[int, float, float]:
     """Launches, unique bytes of activations and masks, and bytes of weight-gradient slots, in T, for meta tensors."""
-    wide = 4 if form == "bottleneck" else 1
+    wide = BLOCKS[form].expansion
     launches = meta_run(wide * CHANNELS, gates, "float16", images=IMAGES, side=SIDE, form=form)
     large = [
         t.numel() * t.element_size()
@@ -49,6 +49,8 @@ def totals(gates: list[int], form: str = "basic") -> tuple[int, float, float]:
         ("preact", [3], 4, 20 - 5),
         ("preact", [2], 2, 5),
         ("bottleneck", [1], 9, 17.5),
+        ("preact_bottleneck", [1], 9, 15.5),
+        ("preact_bottleneck", [2], 3, 4),
         ("bottleneck", [4], 9, 16.5),
         ("bottleneck", [3], 6, 17.5 - 4.5 - 1 + 2 / 16),
         ("bottleneck", [2, 1], 12, 17.5 + 5 - 1 + 4 / 16),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pathnet.ops.rows_eval_triton import rows_eval_triton
 from pathnet.ops.schemas import library
-from pathnet.ops.stage_train_forms import PREACT, form_of
+from pathnet.ops.stage_train_forms import PREACTS, form_of
 from pathnet.ops.stage_train_run import Run, run_of
 from pathnet.ops.stage_train_runs import Gated, differs, stage_in_runs, unfit_rows
 from pathnet.ops.stage_train_triton import supports_blocks, unfit_form
@@ -42,7 +42,7 @@ def _run(x: Tensor, skip: Tensor | None, blocks: list[Gated]) -> Tensor:
     if any(isinstance(step.gate, Tensor) for _, step in blocks):
         return rows_eval_triton(x, blocks)
     run = run_of(blocks)
-    if form_of(blocks[0][0]) == PREACT or _calls_vendor(x, run):
+    if form_of(blocks[0][0]) in PREACTS or _calls_vendor(x, run):
         return stage_train_triton_run(x, skip, blocks)  # without a gradient its forward keeps nothing
     pairs = zip(zip(*[iter(run.norms)] * 2, strict=True), zip(*[iter(run.running)] * 2, strict=True), strict=True)
     norms = [tensor for affine, running in pairs for tensor in (*affine, *running)]

@@ -11,13 +11,14 @@ from torch import Tensor
 from pathnet.reference import Block, Conv, Norm, Relu
 
 BASIC, PREACT, BOTTLENECK, PREACT_BOTTLENECK = range(4)  # as csrc/cpu/stage_train_plan.cpp numbers them
+PREACTS = PREACT, PREACT_BOTTLENECK
 KERNELS = ((3, 3), (3, 3), (1, 3, 1), (1, 3, 1))  # of each form; the first 3x3 convolution takes the stride
 
 
 def _layers(form: int) -> tuple[tuple[type, ...], type]:
     """The layers of f, and act."""
     count = len(KERNELS[form])
-    if form in (PREACT, PREACT_BOTTLENECK):
+    if form in PREACTS:
         return (Norm, Relu, Conv) * count, NoneType
     return ((Conv, Norm, Relu) * count)[:-1], Relu
 

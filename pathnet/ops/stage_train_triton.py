@@ -11,7 +11,7 @@ from pathnet.gates import Gate
 from pathnet.ops.eval_blocks import unfit_geometry
 from pathnet.ops.rows_train_triton import rows_train_triton_run
 from pathnet.ops.stage_train_cpu import unfit_shape
-from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, PREACT, form_of
+from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, PREACT_BOTTLENECK, form_of
 from pathnet.ops.stage_train_runs import Gated, differs, stage_in_runs, unfit_rows, unfit_transform
 from pathnet.ops.stage_train_triton_run import stage_train_triton_run
 from pathnet.ops.triton_calls import DTYPES, unfit_device, unfit_input
@@ -69,8 +69,8 @@ def unfit_form(blocks: Sequence[Block]) -> str | None:
 
 def unfit_block(x: Tensor, block: Block) -> str | None:
     form = form_of(block)
-    if form not in (BASIC, PREACT, BOTTLENECK):
-        return "the residual branch is none of those that these kernels train (basic, preact, bottleneck)"
+    if form is None:
+        return "the residual branch is none of those that these kernels train (basic, bottleneck, either preact)"
     convs = [_as_one_group(form, layer) for layer in block.residual if isinstance(layer, Conv)]
     norms = [layer for layer in block.residual if isinstance(layer, Norm)]
     unfit_layer = next(filter(None, (*(_unfit_conv(x, conv) for conv in convs), *map(_unfit_norm, norms))), None)
@@ -79,7 +79,7 @@ def unfit_block(x: Tensor, block: Block) -> str | None:
 
 def _as_one_group(form: int, conv: Conv) -> Conv:
     """The groups of a bottleneck's 3x3 convolution are no reason: the vendor's library runs it."""
-    return conv._replace(groups=1) if form == BOTTLENECK and conv.weight.shape[-1] == 3 else conv
+    return conv._replace(groups=1) if form in (BOTTLENECK, PREACT_BOTTLENECK) and conv.weight.shape[-1] == 3 else conv
 
 
 def _unfit_conv(x: Tensor, conv: Conv) -> str | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pathnet.ops.one_by_one import batch_one_by_one
 from pathnet.ops.schemas import library
-from pathnet.ops.stage_train_forms import KERNELS, PREACT
+from pathnet.ops.stage_train_forms import KERNELS, PREACTS
 
 if TYPE_CHECKING:  # Triton may be missing: then nobody calls these ops
     from pathnet.kernels.block_run import BlockRun
@@ -25,7 +25,7 @@ def block_run(
     from pathnet.kernels.passes import Norm
 
     depth = len(KERNELS[blocks[0]])
-    last = None if blocks[0] == PREACT else depth - 1  # a norm behind the last convolution takes the multiplier in
+    last = None if blocks[0] in PREACTS else depth - 1  # a norm behind the last convolution takes the multiplier in
     described = [
         Norm(
             *norms[2 * i : 2 * i + 2], *running[3 * i : 3 * i + 3], *constants[2 * i : 2 * i + 2],
@@ -47,7 +47,7 @@ class _Form(NamedTuple):
 
 
 def _form(blocks: Sequence[int]) -> _Form:
-    if blocks[0] == PREACT:
+    if blocks[0] in PREACTS:
         from pathnet.kernels.stage_train_preact_bwd import stage_train_preact_bwd
         from pathnet.kernels.stage_train_preact_fwd import keeps, kept_tensors, stage_train_preact_fwd
 

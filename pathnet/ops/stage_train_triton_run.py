@@ -10,7 +10,7 @@ from torch import Tensor
 import pathnet.ops.stage_train_triton_rules  # noqa: F401  # the ops, and what PyTorch must know of them
 from pathnet.gates import Gate
 from pathnet.ops.once import differentiable_once
-from pathnet.ops.stage_train_forms import PREACT
+from pathnet.ops.stage_train_forms import PREACTS
 from pathnet.ops.stage_train_run import Run, recorded, run_of
 from pathnet.ops.triton_calls import channels_last, dense, is_channels_last, product_precision
 from pathnet.reference import Block, Step
@@ -48,7 +48,7 @@ class _StageTrainGpuRun(torch.autograd.Function):
         y, saved = forward(x, skip, weights, norms, running, *layout, precision)
         ctx.params = len(params)
         ctx.op, ctx.run, ctx.precision, ctx.has_skip, ctx.shape = op, run, precision, skip is not None, x.shape
-        preact = layout.blocks[0] == PREACT
+        preact = layout.blocks[0] in PREACTS
         ctx.passes = preact and all(gate == Gate.FORWARD for gate in gates)
         ctx.keeps_x = gates[0] in (Gate.FULL, Gate.RESIDUAL) or (preact and gates[0] == Gate.FROZEN)
         ctx.read = [gate != Gate.FORWARD for gate in gates for _ in range(len(weights) // len(gates))]
