@@ -98,7 +98,7 @@ def test_whole_nets(block, depth):
 BUGS = {
     "a gradient without its skip": ("preact", "entering.py", 'ENTERS == "both"', 'ENTERS == "neither"'),
     "the skip's gradient under RESIDUAL": ("preact", "stage_train_preact_bwd.py",
-                                           "None if state.blocks.gates[block] == Gate.RESIDUAL else", "None if False else"),
+                                           "None if state.blocks.gates[block] == Gate.RESIDUAL", "None if False"),
     "a multiplier that weights do not see": ("preact", "weight_gradient.py", "scale * middle", "middle"),
     "a sum that is not counted": ("preact", "preact_forward.py", "if SUMS:", "if SUMS and IN > OUT:"),
     "a 1x1 tap off the middle": ("bottleneck", "tiles.py", "tap // SIDE - SIDE // 2", "tap // SIDE - 1"),
