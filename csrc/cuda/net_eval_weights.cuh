@@ -41,10 +41,6 @@ struct NetEvalPlan {
   __host__ __device__ int blocks() const {
     return stage_blocks[0] + stage_blocks[1] + stage_blocks[2];
   }
-  // Of gates, order and scales. The mask's upper half, its sign, is not kept in a register for it.
-  __device__ __forceinline__ int64_t entry(int mask, int position) const {
-    return static_cast<int64_t>(opaque(mask)) * blocks() + position;
-  }
 };
 
 // The slices of all blocks that are alive, in the order in which the convolutions need them.
@@ -77,7 +73,7 @@ class WeightStream {
   }
 
   __device__ void find_next_block() {
-    const int64_t row = plan_.entry(mask_, 0);
+    const int64_t row = static_cast<int64_t>(mask_) * plan_.blocks();
     while (++position_ < plan_.blocks()) {
       const int* first = plan_.first_slice + 1 + __ldg(plan_.order + row + position_);
       slice_ = __ldg(first);
