@@ -9,7 +9,7 @@ import pytest
 
 from pathnet.cli.kernel_compilers import COMPILERS, Choice
 from pathnet.machine_code import unfit
-from pathnet.machine_code.parameters import scalar, struct
+from pathnet.machine_code.parameters import struct
 from pathnet.ops import cuda_compile
 from pathnet.ops.cuda_compile import SOURCES, compile_kernel, launch_description, ptx_of, why_not
 from pathnet.ops.cuda_kernels import KERNELS, Kernel, selected
@@ -64,7 +64,7 @@ def test_a_merged_backward_spills_nothing_where_registers_are_shortest(arguments
 
 
 @needs_nvcc
-@pytest.mark.parametrize("name", ["stage_train_merge_kernel", "forward_run_merge_kernel", "probe_kernel"])
+@pytest.mark.parametrize("name", ["stage_train_merge_kernel", "stage_train_sum_kernel", "probe_kernel"])
 def test_a_kernel_without_products_compiles(name):
     row = compile_kernel(next(kernel for kernel in KERNELS if kernel.name == name), 80)
     assert unfit(row._asdict()) is None and row.tensor_core_instructions == 0
@@ -103,12 +103,11 @@ def test_the_launch_description_fits_the_ptx(kernel):
 @needs_nvcc
 def test_a_struct_that_is_described_wrongly_does_not_compile():
     """Two fields have changed places."""
-    merge = next(kernel for kernel in KERNELS if kernel.name == "forward_run_merge_kernel")
+    merge = named("pathnet::train::stage_train_merge_kernel<pathnet::Bf16>")
     (plan,) = merge.example()
-    fields = [field for field in plan["fields"] if field["name"] not in ("count", "elements")]
-    swapped = [*fields, scalar("elements", "i64", 1), scalar("count", "i64", 1)]
-    wrong = merge._replace(example=lambda: [struct("plan", "ForwardRunPlan", swapped)])
-    with pytest.raises(RuntimeError, match="the offset of count"):
+    x, u, *rest = plan["fields"]
+    wrong = merge._replace(example=lambda: [struct("plan", "MergePlan", [u, x, *rest])])
+    with pytest.raises(RuntimeError, match="the offset of u"):
         ptx_of(wrong, 80)
 
 
@@ -127,7 +126,7 @@ def test_missing_sources_are_named(monkeypatch, tmp_path):
 def test_kernels_are_selected_by_channels_and_dtype():
     chosen = selected((16,), ("bfloat16",))
     assert {kernel.settings.get("dtype", "bfloat16") for kernel in chosen} == {"bfloat16"}
-    assert any(kernel.name == "row_tables_kernel" for kernel in chosen) and selected(None, None) == list(KERNELS)
+    assert any(kernel.name == "probe_kernel" for kernel in chosen) and selected(None, None) == list(KERNELS)
 
 
 def test_a_chip_gets_the_kernels_whose_shared_memory_it_has():

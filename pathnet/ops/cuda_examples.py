@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pathnet.machine_code.parameters import null, output, pointer, scalar, scalars, struct
+from pathnet.machine_code.parameters import output, pointer, scalar, scalars, struct
 from pathnet.ops.net_eval_pack import pack
 from pathnet.reference import Block, Conv, Norm, Pad, Relu
 
@@ -65,47 +65,6 @@ def net_eval(dtype: torch.dtype, preact: bool, width: int) -> Example:
     return example
 
 
-def forward_run_merge(dtype: torch.dtype) -> Example:
-    """ForwardRunPlan: every image runs the first block of a run."""
-
-    def example() -> list[dict[str, Any]]:
-        stream = _meta(dtype, IMAGES, 16 * SIDE * SIDE)
-        fields = [
-            pointer("x", stream), pointer("f", stream), output("y", stream), output("bits", _bits()), null("rows"),
-            null("scales"), scalar("count", "i64", IMAGES), scalar("elements", "i64", stream.shape[1]),
-            scalar("first", "bool", 1),
-        ]  # fmt: skip
-        return [struct("plan", "ForwardRunPlan", fields)]
-
-    return example
-
-
-def forward_run_backward(dtype: torch.dtype) -> Example:
-    """grad_y, bits, grad_x and the number of bytes of bits."""
-
-    def example() -> list[dict[str, Any]]:
-        stream, bits = _meta(dtype, IMAGES, 16 * SIDE * SIDE), _bits()
-        return [
-            pointer("grad_y", stream), pointer("bits", bits), output("grad_x", stream),
-            scalar("bytes", "i64", bits.numel()),
-        ]  # fmt: skip
-
-    return example
-
-
-def row_tables() -> Example:
-    """gates, rows, counts, images and blocks."""
-
-    def example() -> list[dict[str, Any]]:
-        return [
-            pointer("gates", _meta(torch.int8, IMAGES, BLOCKS)), output("rows", _meta(torch.int32, BLOCKS, IMAGES)),
-            output("counts", _meta(torch.int32, BLOCKS)), scalar("images", "i32", IMAGES),
-            scalar("blocks", "i32", BLOCKS),
-        ]  # fmt: skip
-
-    return example
-
-
 def probe() -> Example:
     """count and out."""
 
@@ -113,7 +72,3 @@ def probe() -> Example:
         return [scalar("count", "i64", 300), output("out", _meta(torch.int32, 300))]
 
     return example
-
-
-def _bits() -> torch.Tensor:
-    return _meta(torch.uint8, IMAGES, 2 * SIDE * SIDE)

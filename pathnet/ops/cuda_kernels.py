@@ -70,29 +70,6 @@ def _net_eval() -> list[Kernel]:
     ]  # fmt: skip
 
 
-def _forward_run() -> list[Kernel]:
-    kernels = []
-    for operand, (dtype, name) in OPERANDS.items():
-        element = f"typename pathnet::{operand}::Element"
-        for function, parameters, grid, example in (
-            ("merge", "const __grid_constant__ pathnet::ForwardRunPlan", (8, examples.IMAGES, 1),
-             examples.forward_run_merge(dtype)),
-            ("backward", f"const {element}*, const uint8_t*, {element}*, int64_t", (8 * examples.IMAGES, 1, 1),
-             examples.forward_run_backward(dtype)),
-        ):  # fmt: skip
-            kernels.append(
-                Kernel("pathnet", f"forward_run_{function}_kernel", "forward_run.cuh", f"pathnet::{operand}",
-                       parameters, {"dtype": name}, 256, 0, NO_PRODUCT, grid, example)
-            )  # fmt: skip
-    tables = "const int8_t*, int*, int*, int, int"
-    grid = (examples.BLOCKS, 1, 1)
-    return [
-        *kernels,
-        Kernel("pathnet", "row_tables_kernel", "forward_run.cuh", "", tables, {}, 256, 32, NO_PRODUCT, grid,
-               examples.row_tables()),
-    ]  # fmt: skip
-
-
 def _stage_train() -> list[Kernel]:
     kernels = []
     for operand, (dtype, name) in OPERANDS.items():
@@ -127,4 +104,4 @@ def _probe() -> Kernel:
                   examples.probe())  # fmt: skip
 
 
-KERNELS = (*_net_eval(), *_stage_train(), *_forward_run(), _probe())
+KERNELS = (*_net_eval(), *_stage_train(), _probe())

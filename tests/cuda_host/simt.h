@@ -96,7 +96,6 @@ struct Product {  // mma: d += a b
   const unsigned *a, *b;
 };
 void shuffle(void* const* lanes);
-void vote(void* const* lanes);
 void nothing(void* const* lanes);
 void load_matrices(void* const* lanes);
 void load_matrices_transposed(void* const* lanes);  // of 2-byte elements
@@ -139,14 +138,6 @@ T __shfl_xor_sync(unsigned mask, T value, int bits, SIMT_AT) {
   std::memcpy(&value, &mine.result, 4);
   return value;
 }
-
-inline unsigned __ballot_sync(unsigned mask, int predicate, SIMT_AT) {
-  simt::Shuffle mine{predicate != 0, 0, 0};
-  simt::meet(mask, simt::vote, &mine, {file, line});
-  return mine.result;
-}
-
-inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 template <class T>
 __forceinline__ T __ldg(const T* address) {

@@ -83,16 +83,6 @@ void shuffle(void* const* lanes) {
   }
 }
 
-void vote(void* const* lanes) {
-  unsigned bits = 0;
-  for (int lane = 0; lane < 32; ++lane) {
-    if (lanes[lane] != nullptr) bits |= static_cast<const Shuffle*>(lanes[lane])->value << lane;
-  }
-  for (int lane = 0; lane < 32; ++lane) {
-    if (lanes[lane] != nullptr) static_cast<Shuffle*>(lanes[lane])->result = bits;
-  }
-}
-
 void load_matrices(void* const* lanes) {
   unsigned rows[32][4];
   for (int lane = 0; lane < 32; ++lane)
