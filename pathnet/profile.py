@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pathnet.gates import Paths
+from pathnet.ops.stage_train_cuda_count import Traffic, launches_of
 
 if TYPE_CHECKING:  # Triton may be missing
     from pathnet.kernels.launch import Launch
@@ -22,8 +23,8 @@ if TYPE_CHECKING:  # Triton may be missing
 class Kernel:
     """Totals of one kernel: bytes are unique, each distinct byte of an operand once a launch.
 
-    A Triton kernel also tells what its programs request, taps and tiles of one byte each time, and its workspace:
-    slots for partial sums, which the unique bytes leave out.
+    A kernel of Triton, or of training by CUDA, also tells what its programs request, a byte each time that one of them
+    asks for it, and its workspace: slots for partial sums, which the unique bytes leave out.
     """
 
     launches: int = 0
@@ -53,7 +54,7 @@ class Profile:
         return sum(kernel.written for kernel in self.kernels.values())
 
     def __str__(self) -> str:
-        """A row a kernel, in MiB; what programs request, and their workspace, of Triton kernels alone."""
+        """A row a kernel, in MiB; what programs request, and their workspace, where a kernel tells."""
         lines = [f"{'kernel':<44} {'launches':>8} {'read':>10} {'written':>10} {'requested':>10} {'workspace':>10}"]
         largest = sorted(self.kernels.items(), key=lambda item: -item[1].read - item[1].written)
         total = Kernel(self.launches, self.read, self.written)
@@ -112,8 +113,8 @@ class _Counter(TorchDispatchMode):
             return out
         self.data |= {_address(t) for t in fresh}
         written = fresh + _tensors(_written(func, args))
-        if launches:
-            self._count_launches(func, launches)
+        if traffic := _traffic(func, args, launches):
+            self._count_launches(func.namespace, traffic)
         elif written:
             kernel = self.profile.kernels.setdefault(str(func).removesuffix(".default"), Kernel())
             kernel.launches += 1
@@ -121,29 +122,47 @@ class _Counter(TorchDispatchMode):
             kernel.written += _bytes(written)
         return out
 
-    def _count_launches(self, func: torch._ops.OpOverload, launches: Sequence[Launch]) -> None:
-        """An op that launches Triton kernels counts as these, as each launch describes itself.
-
-        What the vendor's library requests is not known.
-        """
+    def _count_launches(self, namespace: str, launches: Sequence[Traffic]) -> None:
+        """An op that tells what it launches counts as these."""
         for launch in launches:
-            language = "vendor" if launch.kernel is None else "triton"
-            kernel = self.profile.kernels.setdefault(f"{func.namespace}.{language} {launch.name}", Kernel())
+            kernel = self.profile.kernels.setdefault(f"{namespace}.{launch.name}", Kernel())
             kernel.launches += 1
-            kernel.read += launch.unique(launch.reads)
-            kernel.written += launch.unique(launch.writes)
-            if launch.kernel is not None:
-                kernel.requested += sum(launch.reads.values()) + sum(launch.writes.values())
-            kernel.workspace += launch.unique(launch.reads | launch.writes, workspace=True)
+            kernel.read += launch.read
+            kernel.written += launch.written
+            kernel.requested += launch.requested
+            kernel.workspace += launch.workspace
+
+
+def _language(func: torch._ops.OpOverload) -> str | None:
+    """In which the op's kernels describe their launches; None where they do not."""
+    name = func.name()
+    return "triton" if "_triton" in name else "cuda" if "stage_train_cuda_" in name else None
 
 
 def _observed(func: torch._ops.OpOverload) -> AbstractContextManager[Sequence[Launch]]:
     """The launches of Triton kernels inside the `with`; only this library's own ops make some."""
-    if "_triton" not in func.name():
+    if _language(func) != "triton":
         return nullcontext(())
     from pathnet.kernels.launch import observed
 
     return observed()
+
+
+def _traffic(func: torch._ops.OpOverload, args: tuple, observed: Sequence[Launch]) -> list[Traffic]:
+    """What an op has launched, as each launch describes itself, with its language before its name."""
+    if _language(func) == "cuda":
+        told = launches_of(func.overloadpacket.__name__, args)
+        return [launch._replace(name=f"cuda {launch.name}") for launch in told]
+    return [_traffic_of(launch) for launch in observed]
+
+
+def _traffic_of(launch: Launch) -> Traffic:
+    """What the vendor's library requests is not known."""
+    vendor = launch.kernel is None
+    requested = 0 if vendor else sum(launch.reads.values()) + sum(launch.writes.values())
+    workspace = launch.unique(launch.reads | launch.writes, workspace=True)
+    name = f"{'vendor' if vendor else 'triton'} {launch.name}"
+    return Traffic(name, launch.unique(launch.reads), launch.unique(launch.writes), requested, workspace)
 
 
 def _written(func: torch._ops.OpOverload, args: tuple) -> list[object]:

@@ -67,3 +67,15 @@ def ieee_products():
     torch.backends.cudnn.conv.fp32_precision = "ieee"
     yield
     torch.backends.cudnn.conv.fp32_precision = before
+
+
+@pytest.fixture
+def cuda_anywhere(monkeypatch):
+    """The CUDA kernels of training take CPU tensors (`cuda_host.ops.on_host`), and products in TF32 are allowed."""
+    stage_train = importlib.import_module("pathnet.ops.stage_train")  # the module, and not its function
+    unfit = importlib.import_module("pathnet.ops.stage_train_cuda").unfit
+    monkeypatch.setitem(stage_train.SUPPORTS, "cuda", unfit)
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    yield
+    torch.backends.cudnn.conv.fp32_precision = before

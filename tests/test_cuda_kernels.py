@@ -50,16 +50,17 @@ def test_no_kernel_is_left_out():
     }
     defined = sum(len(re.findall(r"^\s*__global__", file.read_text(), re.M)) for file in SOURCES.glob("*.cu*"))
     assert written == {kernel.name for kernel in KERNELS} and len(written) == defined
-    of_channels = {(kernel.name, *kernel.settings.values()) for kernel in KERNELS}
-    for name in ("forward", "backward", "arrive"):
+    of_channels = {(kernel.name, *map(kernel.settings.get, ("dtype", "channels"))) for kernel in KERNELS}
+    for name in ("forward", "backward", "arrive", "first_norm"):
         for dtype in ("bfloat16", "float16", "tf32"):
             assert {(f"stage_train_{name}_kernel", dtype, channels) for channels in CHANNELS} <= of_channels
 
 
 @needs_nvcc
-@pytest.mark.parametrize("arguments", ["Tf32, 16", "Bf16, 32", "Fp16, 64"])
-def test_a_merged_backward_spills_nothing_where_registers_are_shortest(arguments):
-    row = compile_kernel(named(f"pathnet::train::stage_train_backward_kernel<pathnet::{arguments}>"), 100)
+@pytest.mark.parametrize("arguments, follows", [("Tf32, 16", 0), ("Bf16, 32", 0), ("Tf32, 64", 1)])
+def test_a_merged_backward_spills_nothing_where_registers_are_shortest(arguments, follows):
+    arguments = f"pathnet::{arguments}, (pathnet::train::Follows){follows}"
+    row = compile_kernel(named(f"pathnet::train::stage_train_backward_kernel<{arguments}>"), 100)
     assert unfit(row._asdict()) is None and row.spill_bytes == row.local_bytes == 0
 
 
@@ -134,4 +135,4 @@ def test_a_chip_gets_the_kernels_whose_shared_memory_it_has():
     of_chips = [COMPILERS["CUDA C++"].kernels(choice, arch) for arch in (86, 80, 90)]
     wide = {kernel.function for kernel in of_chips[2]} - {kernel.function for kernel in of_chips[1]}
     assert len(of_chips[0]) < len(of_chips[1]) and of_chips[2] == selected(*choice)
-    assert "pathnet::train::stage_train_backward_kernel<pathnet::Tf32, 64>" in wide
+    assert "pathnet::train::stage_train_backward_kernel<pathnet::Tf32, 64, (pathnet::train::Follows)0>" in wide

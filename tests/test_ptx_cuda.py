@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 
 import pytest
 import torch
-from cases import make_stage
+from cuda_train_cases import DIRECT, TF32, stage_of
 from net_eval_cases import DTYPES, make_net
 from net_eval_cases import check as check_net
 from net_eval_cases import run as run_net
@@ -21,27 +20,17 @@ from triton_cases import halves
 from pathnet import Paths
 from pathnet.ops.cuda_compile import launch_description, ptx_of, why_not
 from pathnet.ops.cuda_kernels import KERNELS
-from pathnet.ops.stage_train_cuda import unfit
 
-pytestmark = [pytest.mark.ptx, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
-stage_train = importlib.import_module("pathnet.ops.stage_train")  # the module, and not its function
-DIRECT = 2.0  # how much more than eager PyTorch a direct sum may err
-
-
-@pytest.fixture(autouse=True)
-def anywhere(monkeypatch):
-    """The kernels take CPU tensors, and products in TF32 are allowed."""
-    monkeypatch.setitem(stage_train.SUPPORTS, "cuda", unfit)
-    settings = torch.backends.cudnn.conv
-    before, settings.fp32_precision = settings.fp32_precision, "tf32"
-    yield
-    settings.fp32_precision = before
+pytestmark = [
+    pytest.mark.ptx,
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+    pytest.mark.usefixtures("cuda_anywhere"),
+]
 
 
-def case(dtype: torch.dtype = torch.bfloat16, shape=(3, 16, 14, 15), blocks: int = 1):
+def case(dtype: torch.dtype = torch.bfloat16, shape=(3, 16, 14, 15), blocks: int = 1, form: str = "basic"):
     """A run of blocks, and images of which the weight gradient gets a slot."""
-    stage = make_stage("basic", "pad", shape[1], shape[1], 1, blocks)
-    return halves(stage, dtype).train(), torch.rand(shape).to(dtype)
+    return stage_of(dtype, shape[1], blocks, form), torch.rand(shape).to(dtype)
 
 
 @pytest.mark.parametrize("block, dtype", [("basic", dtype) for dtype in DTYPES] + [("preact", torch.bfloat16)])
@@ -52,17 +41,19 @@ def test_a_net(block, dtype):
 
 
 @pytest.mark.parametrize(
-    "dtype, shape, gates",
+    "form, dtype, shape, gates",
     [
-        (torch.bfloat16, (3, 16, 14, 15), [1, 2, 4]),
-        (torch.bfloat16, (2, 16, 20, 29), [3]),  # bands of 8, 8 and 4 rows, two slots
-        (torch.float16, (5, 32, 15, 16), [1]),
-        pytest.param(torch.bfloat16, (37, 64, 8, 8), [1], marks=pytest.mark.slow),
+        ("basic", torch.bfloat16, (3, 16, 14, 15), [1, 2, 4]),
+        ("basic", torch.bfloat16, (2, 16, 20, 29), [3]),  # bands of 8, 8 and 4 rows, two slots
+        ("basic", torch.float16, (5, 32, 15, 16), [1]),
+        pytest.param("basic", torch.bfloat16, (37, 64, 8, 8), [1], marks=pytest.mark.slow),
+        ("preact", torch.bfloat16, (3, 16, 14, 15), [4, 2, 1]),
+        pytest.param("preact", torch.float16, (5, 32, 15, 16), [3, 1], marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_training(dtype, shape, gates):
-    stage, x = case(dtype, shape, len(gates))
+def test_training(form, dtype, shape, gates):
+    stage, x = case(dtype, shape, len(gates), form)
     with executed() as runner:
         check("cuda", stage, x, route_of(gates, torch.linspace(0.5, 1.5, len(gates))), DIRECT)
     trains = any(gate in (1, 4) for gate in gates)
@@ -75,10 +66,9 @@ def test_training(dtype, shape, gates):
     ids=str,
 )
 def test_training_in_tf32(shape, gates):
-    """TF32 has three bits more than bfloat16, in which eager PyTorch runs here."""
     stage, x = case(torch.float32, shape, len(gates))
     with executed():
-        check("cuda", stage, x, route_of(gates), 0.5, (halves(stage, torch.bfloat16), x.bfloat16()))
+        check("cuda", stage, x, route_of(gates), TF32, (halves(stage, torch.bfloat16), x.bfloat16()))
 
 
 def test_the_order_of_blocks_changes_no_bit():

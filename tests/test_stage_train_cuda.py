@@ -8,43 +8,19 @@ import re
 import pytest
 import torch
 from cases import Recorder, make_stage, specs
-from cuda_host.host import SCHEDULES, Edit, KernelError
+from cuda_host.host import SCHEDULES, Edit
 from cuda_host.ops import on_host
+from cuda_train_cases import CASES, DIRECT, TF32, TF32_CASES, assert_found, differences, stage_of, stage_train
 from training_cases import check, route_of, step
 from triton_cases import halves
 
 from pathnet import extension, use_backend
 from pathnet.backend import refusal
+from pathnet.blocks import BLOCKS
 from pathnet.ops.stage_train_cuda import loses_cuda, supports_cuda, unfit
 from pathnet.ops.stage_train_cuda_limits import missing_memory, weight_slots
 
-pytestmark = pytest.mark.cuda_host
-stage_train = importlib.import_module("pathnet.ops.stage_train")  # the module, and not its function
-DIRECT = 2.0  # how much more than eager PyTorch a direct sum may err
-
-
-@pytest.fixture(autouse=True)
-def anywhere(monkeypatch):
-    """The kernels take CPU tensors, and products in TF32 are allowed."""
-    monkeypatch.setitem(stage_train.SUPPORTS, "cuda", unfit)
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
-    yield
-    torch.backends.cudnn.conv.fp32_precision = before
-
-
-def stage_of(dtype: torch.dtype, channels: int = 16, blocks: int = 1):
-    """Blocks that keep their shape, every ReLU away from its kink, where half precision may fall on either side."""
-    return halves(make_stage("basic", "pad", channels, channels, 1, blocks), dtype).train()
-
-
-CASES = [
-    (torch.bfloat16, (3, 16, 14, 15), [1]),
-    (torch.bfloat16, (2, 16, 20, 29), [1, 2, 2, 0, 3, 4]),  # bands of 8, 8 and 4 rows, a mask of two blocks
-    (torch.bfloat16, (3, 16, 16, 16), [2, 1, 2]),
-    (torch.float16, (36, 32, 5, 7), [1, 3]),
-    (torch.bfloat16, (37, 64, 8, 8), [1]),
-]
+pytestmark = [pytest.mark.cuda_host, pytest.mark.usefixtures("cuda_anywhere")]
 
 
 @pytest.mark.parametrize("dtype, shape, gates", CASES, ids=str)
@@ -55,12 +31,11 @@ def test_values(dtype, shape, gates):
     assert host.launches == sum({0: 0, 2: 2}.get(gate, 4) for gate in gates) + 3
 
 
-@pytest.mark.parametrize("shape, gates", [((2, 16, 17, 18), [1, 2, 4]), ((14, 32, 7, 6), [3, 1])], ids=str)
+@pytest.mark.parametrize("shape, gates", TF32_CASES, ids=str)
 def test_tf32(shape, gates):
-    """TF32 has three bits more than bfloat16, in which eager PyTorch runs here."""
     stage, x = stage_of(torch.float32, shape[1], len(gates)), torch.rand(shape)
     with on_host():
-        check("cuda", stage, x, route_of(gates), 0.5, (halves(stage, torch.bfloat16), x.bfloat16()))
+        check("cuda", stage, x, route_of(gates), TF32, (halves(stage, torch.bfloat16), x.bfloat16()))
 
 
 def test_weights_in_another_layout_and_dtype():
@@ -100,10 +75,6 @@ def test_a_strided_first_block_goes_another_way():
 
 
 # ---- schedules and checks --------------------------------------------------------------------------------------------
-
-
-def differences(got: dict, expected: dict) -> list[str]:
-    return [name for name, t in expected.items() if t is not None and not torch.equal(got[name], t)]
 
 
 GATES = [1, 2, 3, 1]
@@ -157,15 +128,9 @@ BUGS = {
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_found(bug):
-    pattern, edit = BUGS[bug]
-    stage, route = stage_of(torch.bfloat16, blocks=3), route_of([2, 2, 1])
-    x = torch.rand(4, 16, 17, 18).bfloat16() - 0.5  # two slots
+    stage, x = stage_of(torch.bfloat16, blocks=3), torch.rand(4, 16, 17, 18).bfloat16() - 0.5  # two slots
     torch.nn.init.normal_(stage[0].bn2.bias), torch.nn.init.normal_(stage[1].bn2.bias)  # masks that are not all set
-    with on_host():
-        expected = step("cuda", stage, x, route)
-    with pytest.raises(AssertionError, match=pattern), on_host("check", "skewed by warp", edits=(edit,)):
-        if differences(step("cuda", stage, x, route), expected):
-            raise KernelError("differs")
+    assert_found(*BUGS[bug], stage, x, route_of([2, 2, 1]))
 
 
 # ---- what PyTorch sees, and what is refused --------------------------------------------------------------------------
@@ -189,14 +154,15 @@ def test_the_ops_as_pytorch_sees_them():
     "words, shape, form, dtype",
     [
         ("24 channels", (8, 24, 8, 8), "basic", torch.bfloat16),
-        ("not a basic block", (8, 16, 16, 16), "preact", torch.bfloat16),
+        ("neither a basic nor a pre-activation block", (8, 64, 16, 16), "bottleneck", torch.bfloat16),
+        ("24 channels", (8, 24, 8, 8), "preact", torch.bfloat16),
         ("52 pixels wide|at most 51", (8, 16, 52, 52), "basic", torch.bfloat16),
         ("more than half of an activation", (1, 64, 8, 8), "basic", torch.bfloat16),
         ("float32, float16 and bfloat16", (8, 16, 16, 16), "basic", torch.float64),
     ],
 )
 def test_what_is_refused(words, shape, form, dtype):
-    stage = make_stage(form, "pad", shape[1], shape[1], 1, 1).to(dtype).train()
+    stage = make_stage(form, "pad", shape[1], shape[1] // BLOCKS[form].expansion, 1, 1).to(dtype).train()
     for norm in (m for m in stage.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         norm.float()
     reason = unfit(torch.rand(shape, dtype=dtype), specs(stage))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import make_stage, specs
+from graph_cases import captured, gradients
 from training_cases import route_of, step
 
 from pathnet import PathResNet, Paths, use_backend
@@ -13,20 +14,6 @@ from pathnet.ops.stage_train import stage_train
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 SCALES = [1.0, 0.5, 2.0]
-
-
-def captured(function):
-    """A graph of `function`, compiled and warmed up before, and what it returned."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = function()
-    return graph, results
 
 
 @pytest.fixture
@@ -50,11 +37,6 @@ def net():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0
     return net
-
-
-def gradients(y, x, stage):
-    incoming = torch.linspace(-1, 2, y.numel(), dtype=y.dtype, device=y.device).sin().view(y.shape)
-    return torch.autograd.grad(y, [x, *stage.parameters()], incoming, allow_unused=True)
 
 
 def assert_as(results, stage, x, gates) -> None:

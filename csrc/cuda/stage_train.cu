@@ -1,5 +1,6 @@
-// stage_train on CUDA: a run of gated basic blocks in training. This file checks the arguments and
-// allocates; stage_train_run.cuh says which kernels are launched (docs/stage-train-cuda.md).
+// stage_train on CUDA: a run of gated blocks in training. This file checks the arguments and
+// allocates; stage_train_basic.cuh and stage_train_preact.cuh say which kernels are launched
+// (docs/stage-train-cuda.md).
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
@@ -67,6 +68,10 @@ void check_run(const Tensor& x, const Tensors& weights, const std::vector<int64_
   STD_TORCH_CHECK(
       !blocks.empty() && blocks.size() % 3 == 0 && weights.size() == blocks.size() / 3 * 2,
       "stage_train: a block must have a form, a stride, a gate and two weights.");
+  for (size_t i = 0; i < blocks.size(); i += 3) {
+    STD_TORCH_CHECK(blocks[i] == blocks[0] && (blocks[i] == kBasic || blocks[i] == kPreact),
+                    "stage_train: blocks must all be basic or all pre-activation blocks.");
+  }
   for (const Tensor& w : weights) {
     check_on(w, x, "weights");
     STD_TORCH_CHECK(w.dim() == 4 && w.size(0) == c && w.size(1) == c && w.size(2) == 3 &&
@@ -88,8 +93,9 @@ std::vector<void*> pointers(const Tensors& tensors) {
 std::vector<int64_t> numbers(const Tensor& x, const Tensors& weights,
                              const std::vector<int64_t>& blocks, const std::vector<bool>& flags,
                              const std::vector<int64_t>& columns) {
-  std::vector<int64_t> list{x.size(0), x.size(2), x.size(3), x.size(1),
-                            static_cast<int64_t>(blocks.size() / 3)};
+  std::vector<int64_t> list{
+      x.size(0), x.size(2), x.size(3), x.size(1), static_cast<int64_t>(blocks.size() / 3),
+      blocks[0]};
   for (size_t i = 2; i < blocks.size(); i += 3) list.push_back(blocks[i]);
   for (size_t i = 0; i < weights.size(); ++i) {
     const Tensor& w = weights[i];
@@ -156,23 +162,24 @@ Tensor floats(const Tensor& x, std::vector<int64_t> shape) {
 }
 
 // What the backward reads, as kept_tensors in pathnet/ops/stage_train_cuda_rules.py lists it.
-std::vector<std::optional<Tensor>> new_kept(const Tensor& x, const Gates& gates) {
+std::vector<std::optional<Tensor>> new_kept(const Tensor& x, const RunPlan& run) {
   const int64_t c = x.size(1);
   const auto bits = [&] {
     return torch::stable::new_empty(x, {x.numel() / c, c / 8}, ScalarType::Byte);
   };
   std::vector<std::optional<Tensor>> kept;
-  for (int b = 0; b < static_cast<int>(gates.size()); ++b) {
-    const bool gradient = has_gradient(gates[b]);
+  for (int b = 0; b < static_cast<int>(run.blocks.size()); ++b) {
+    const Kept is_kept = kept_of(run.form, run.gates, b);
     kept.resize(kept.size() + 5);
     std::optional<Tensor>* own = &kept[5 * b];
-    if (keeps_input(gates, b)) own[0] = torch::stable::empty_like(x);
-    if (!gradient) continue;
-    own[1] = torch::stable::empty_like(x), own[2] = torch::stable::empty_like(x);
-    own[3] = floats(x, {2, 4, c});
-    if (mask_at(gates, b) == Masked::kByBits) own[4] = bits();
+    if (is_kept.x) own[0] = torch::stable::empty_like(x);
+    if (is_kept.u1) own[1] = torch::stable::empty_like(x);
+    if (is_kept.u2) own[2] = torch::stable::empty_like(x);
+    if (is_kept.states) own[3] = floats(x, {2, 4, c});
+    if (is_kept.bits) own[4] = bits();
   }
-  kept.push_back(bits());
+  kept.emplace_back();
+  if (keeps_last_bits(run.form)) kept.back() = bits();
   return kept;
 }
 
@@ -211,7 +218,7 @@ std::tuple<Tensor, Tensors> stage_train_cuda_fwd(const Tensor& x, std::optional<
   check_vectors(norms, x, ScalarType::Float, "norms");
   check_vectors(running, x, ScalarType::Float, "running");
   if (skip.has_value()) check_activation(*skip, x, "skip"), run.skip = skip->data_ptr();
-  const auto kept = new_kept(x, run.gates);
+  const auto kept = new_kept(x, run);
   const std::vector<void*> of_norms = pointers(norms), of_running = pointers(running);
   const std::vector<void*> of_kept = pointers(kept);
   Pointers next_norm(of_norms.data()), next_running(of_running.data()), next_kept(of_kept.data());
@@ -222,11 +229,9 @@ std::tuple<Tensor, Tensors> stage_train_cuda_fwd(const Tensor& x, std::optional<
   const Tensor counter = counter_of(x, stream), states = floats(x, {2, 4, x.size(1)});
   use_workspace(run, slots, counter);
   Tensors scratch;  // of FORWARD blocks
-  for (int i = 0; i < 4; ++i) scratch.push_back(torch::stable::empty_like(x));
-  use_scratch(run, {scratch[0].data_ptr(),
-                    scratch[1].data_ptr(),
-                    {scratch[2].data_ptr(), scratch[3].data_ptr()},
-                    static_cast<float*>(states.data_ptr())});
+  const auto fresh = [&] { return scratch.emplace_back(torch::stable::empty_like(x)).data_ptr(); };
+  void *u1 = fresh(), *x1 = fresh(), *x2 = fresh(), *u2 = run.form == kBasic ? fresh() : nullptr;
+  use_scratch(run, {u1, u2, {x1, x2}, static_cast<float*>(states.data_ptr())});
   Tensor y = torch::stable::empty_like(x);
   forward(x, run, y.data_ptr(), stream);
   Tensors saved;
@@ -266,12 +271,10 @@ void read_saved(RunPlan& run, const Tensors& saved) {
     list.push_back(is_kept ? saved[at++].data_ptr() : nullptr);
   };
   for (int b = 0; b < static_cast<int>(run.gates.size()); ++b) {
-    const bool gradient = has_gradient(run.gates[b]);
-    for (const bool is_kept : {keeps_input(run.gates, b), gradient, gradient, gradient,
-                               gradient && mask_at(run.gates, b) == Masked::kByBits})
-      add(is_kept);
+    const Kept kept = kept_of(run.form, run.gates, b);
+    for (const bool is_kept : {kept.x, kept.u1, kept.u2, kept.states, kept.bits}) add(is_kept);
   }
-  add(true);
+  add(keeps_last_bits(run.form));
   Pointers next(list.data());
   read_kept(run, next);
 }
@@ -301,9 +304,9 @@ Tensors stage_train_cuda_bwd(const Tensor& grad, const Tensor& x, Tensors saved,
   BackwardRun out{};
   out.grad_y = grad_y.data_ptr(), out.slopes = static_cast<float*>(slopes.data_ptr());
   out.gradients = static_cast<float*>(gradients.data_ptr());
-  for (void*& buffer : out.buffers) {
+  for (int i = 0; i < buffers_of(run.form); ++i) {
     buffers.push_back(torch::stable::empty_like(grad_y));
-    buffer = buffers.back().data_ptr();
+    out.buffers[i] = buffers.back().data_ptr();
   }
   std::optional<Tensor> partial, total;
   if (size > 0) {
@@ -327,10 +330,26 @@ Tensors stage_train_cuda_bwd(const Tensor& grad, const Tensor& x, Tensors saved,
   return given;
 }
 
+// ---- counts -------------------------------------------------------------------------------------
+
+// Five numbers for each launch of a run, as pathnet/ops/stage_train_cuda_count.py reads them.
+std::vector<int64_t> stage_train_cuda_count(std::vector<int64_t> numbers, int64_t element_bytes,
+                                            bool backward) {
+  STD_TORCH_CHECK(numbers.size() > kBlocksPlace && numbers[kBlocksPlace] > 0,
+                  "stage_train: numbers must describe a run. Call it through pathnet.profile.");
+  const int channels = static_cast<int>(numbers[kChannelsPlace]);
+  return element_bytes == 4 ? count_launches<Tf32>(channels, numbers.data(), backward)
+                            : count_launches<Fp16>(channels, numbers.data(), backward);
+}
+
 }  // namespace
 }  // namespace pathnet::train
 
 STABLE_TORCH_LIBRARY_IMPL(pathnet, CUDA, m) {
   m.impl("stage_train_cuda_fwd", TORCH_BOX(&pathnet::train::stage_train_cuda_fwd));
   m.impl("stage_train_cuda_bwd", TORCH_BOX(&pathnet::train::stage_train_cuda_bwd));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pathnet, CompositeExplicitAutograd, m) {
+  m.impl("stage_train_cuda_count", TORCH_BOX(&pathnet::train::stage_train_cuda_count));
 }

@@ -60,6 +60,11 @@ struct Chunk {  // 16 bytes of one pixel
     const uint4 word = *reinterpret_cast<const uint4*>(from);
     memcpy(at, &word, 16);
   }
+  __device__ __forceinline__ void store(Element* to) const {
+    uint4 word;
+    memcpy(&word, at, 16);
+    *reinterpret_cast<uint4*>(to) = word;
+  }
 };
 
 struct Place {  // some channels of a pixel of the band, or of the rows beside it

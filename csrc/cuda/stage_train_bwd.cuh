@@ -7,21 +7,31 @@
 
 namespace pathnet::train {
 
+// Behind the convolution: a norm; or the sum skip + scale times the convolution, which the norm of
+// the next block reads.
+enum Follows { kNormFollows, kSumFollows };
+
 struct BackwardPlan {
   Batch batch;
-  const void *g, *u;            // the gradient behind the norm that follows the convolution; its u
+  const void *g, *u;            // the gradient behind the norm that follows; the u that it reads
   const float *state, *slopes;  // of that norm: its backward is scale g + b (u - mean) + c
-  const void* source;           // what the convolution read: x, or u before a norm and ReLU
-  const float* source_state;    // of that norm; null: x
+  // Of a sum alone. Its gradient is that of the norm and of the next sum together, or g where u is
+  // null.
+  const void* next;  // the gradient of the next sum; null: the skip is cut
+  void* entered;     // where the gradient of the sum is written; null: it is g
+  float scale;
+  const void* source;         // what the convolution read: x, or u before a norm and ReLU
+  const float* source_state;  // of that norm; null: x
   Weights weights;
   float* partial;  // [thread blocks, slot_size], this convolution's; null: no weight gradient
   int64_t slot_size, by_output, by_input, by_tap;
-  EpiloguePlan epilogue;  // its u is `source` where its mask is kNormed
+  EpiloguePlan epilogue;  // its u is `source` where its mask is kNormed, its x where it is kValues
 
   __host__ __device__ bool inner() const { return epilogue.mask == kNormed; }
+  __host__ __device__ bool masks_by_source() const { return inner() || epilogue.mask == kValues; }
 };
 
-template <class Op, int C>
+template <class Op, int C, Follows kFollows>
 class Backward {
  public:
   using Element = typename Op::Element;
@@ -52,7 +62,7 @@ class Backward {
     if (plan_.partial != nullptr) {
       weight_gradient_.write(reinterpret_cast<float*>(g().memory),
                              plan_.partial + blockIdx.x * plan_.slot_size, plan_.by_output,
-                             plan_.by_input, plan_.by_tap);
+                             plan_.by_input, plan_.by_tap, scale());
     }
     epilogue_.finish(plan_.batch.pixels());
   }
@@ -72,7 +82,7 @@ class Backward {
   __device__ __forceinline__ Tile<Op, C> source() const {
     return {dynamic_shared() + kTiles + tile_bytes(plan_.batch)};
   }
-  // u of the band's own pixels, for the epilogue: pixel q at q, with no halo.
+  // u or x of the band's own pixels, for the epilogue: pixel q at q, with no halo.
   __device__ __forceinline__ Tile<Op, C> own() const {
     return {dynamic_shared() + kTiles + 2 * tile_bytes(plan_.batch)};
   }
@@ -81,10 +91,12 @@ class Backward {
     pack_weights<Op, C>(weights(), plan_.weights);
     zero_sides(g(), plan_.batch);
     zero_sides(source(), plan_.batch);
-    copy_vector<C>(vector(kGScale), plan_.state + kScale * C);
-    copy_vector<C>(vector(kGMean), plan_.state + kMean * C);
-    copy_vector<C>(vector(kGSlope), plan_.slopes);
-    copy_vector<C>(vector(kGConstant), plan_.slopes + C);
+    if (plan_.u != nullptr) {
+      copy_vector<C>(vector(kGScale), plan_.state + kScale * C);
+      copy_vector<C>(vector(kGMean), plan_.state + kMean * C);
+      copy_vector<C>(vector(kGSlope), plan_.slopes);
+      copy_vector<C>(vector(kGConstant), plan_.slopes + C);
+    }
     if (plan_.source_state == nullptr) return;
     copy_vector<C>(vector(kSourceScale), plan_.source_state + kScale * C);
     copy_vector<C>(vector(kSourceShift), plan_.source_state + kShift * C);
@@ -92,37 +104,46 @@ class Backward {
 
   __device__ __forceinline__ void stage(const Band& band) {
     for_each_place<C, Chunk<Op>::kCount>(plan_.batch, band, [&](const Place& place) {
-      put(g(), place.tile, place.channel, place.inside ? behind_norm(place) : Chunk<Op>{});
+      put(g(), place.tile, place.channel, place.inside ? entering(place) : Chunk<Op>{});
       if (plan_.partial != nullptr) {
         put(source(), place.tile, place.channel, place.inside ? read_source(place) : Chunk<Op>{});
-      } else if (plan_.inner() && place.mine) {
+      } else if (masks_by_source() && place.mine) {
         read_source(place);
       }
     });
   }
 
-  // The gradient of u, a chunk of it.
-  __device__ __forceinline__ Chunk<Op> behind_norm(const Place& place) const {
+  // The gradient of what follows the convolution: of u, or of the sum; a chunk of it.
+  __device__ __forceinline__ Chunk<Op> entering(const Place& place) const {
     const int64_t at = place.pixel * C + place.channel;
-    Chunk<Op> g, u;
+    Chunk<Op> g, u, next{};
     g.load(static_cast<const Element*>(plan_.g) + at);
+    if constexpr (kFollows == kSumFollows) {
+      if (plan_.u == nullptr) return g;
+      if (plan_.next != nullptr) next.load(static_cast<const Element*>(plan_.next) + at);
+    }
     u.load(static_cast<const Element*>(plan_.u) + at);
 #pragma unroll
     for (int i = 0; i < Chunk<Op>::kCount; ++i) {
       const int c = place.channel + i;
       const float apart = Op::load(u.at + i) - vector(kGMean)[c];
       const float rest = fmaf(apart, vector(kGSlope)[c], vector(kGConstant)[c]);
-      Op::store(g.at + i, fmaf(Op::load(g.at + i), vector(kGScale)[c], rest));
+      float value = fmaf(Op::load(g.at + i), vector(kGScale)[c], rest);
+      if constexpr (kFollows == kSumFollows) value += Op::load(next.at + i);
+      Op::store(g.at + i, value);
+    }
+    if constexpr (kFollows == kSumFollows) {
+      if (place.mine) g.store(static_cast<Element*>(plan_.entered) + at);
     }
     return g;
   }
 
-  // What the convolution has read, a chunk of it; u as it is goes to `own`.
+  // What the convolution has read, a chunk of it; u or x as it is goes to `own`.
   __device__ __forceinline__ Chunk<Op> read_source(const Place& place) const {
     Chunk<Op> value;
     value.load(static_cast<const Element*>(plan_.source) + place.pixel * C + place.channel);
-    if (!plan_.inner()) return value;
-    if (place.mine) put_as_is(own(), place.own, place.channel, value);
+    if (masks_by_source() && place.mine) put_as_is(own(), place.own, place.channel, value);
+    if (!inner()) return value;
 #pragma unroll
     for (int i = 0; i < Chunk<Op>::kCount; ++i) {
       const int c = place.channel + i;
@@ -143,13 +164,23 @@ class Backward {
       for_each_pair<C>(sums, pixels, first, [&](int q, int j, float low, float high) {
         const int64_t pixel = band.first_pixel + q;
         const int c = Warps<C>::first_channel(j);
-        const auto* u = plan_.inner()
-                            ? own().channel(q, c)
-                            : static_cast<const Element*>(plan_.epilogue.u) + pixel * C + c;
-        epilogue_.store(pixel, j, low, high, u, of_item);
+        const Element* mine = own().channel(q, c);
+        const auto* u =
+            inner() ? mine : static_cast<const Element*>(plan_.epilogue.u) + pixel * C + c;
+        epilogue_.store(pixel, j, scale() * low, scale() * high, u, mine, of_item);
       });
     }
     epilogue_.add(of_item);
+  }
+
+  // Whether the convolution has read what a norm gave; before a sum it always has.
+  __device__ __forceinline__ bool inner() const { return kFollows == kSumFollows || plan_.inner(); }
+  __device__ __forceinline__ bool masks_by_source() const {
+    return kFollows == kSumFollows || plan_.masks_by_source();
+  }
+  // Of the convolution in what follows.
+  __device__ __forceinline__ float scale() const {
+    return kFollows == kSumFollows ? plan_.scale : 1.f;
   }
 
   const BackwardPlan& plan_;
@@ -157,10 +188,10 @@ class Backward {
   WeightGradient<Op, C> weight_gradient_;
 };
 
-template <class Op, int C>
+template <class Op, int C, Follows kFollows>
 __global__ void __launch_bounds__(Warps<C>::kThreads, Warps<C>::kResident)
     stage_train_backward_kernel(const __grid_constant__ BackwardPlan plan) {
-  Backward<Op, C>(plan).run();
+  Backward<Op, C, kFollows>(plan).run();
 }
 
 }  // namespace pathnet::train

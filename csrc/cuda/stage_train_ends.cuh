@@ -39,6 +39,48 @@ __global__ void __launch_bounds__(kRunThreads)
   store_bits(plan.bits + eight, alive, plan.join);
 }
 
+// Calls visit(pixel, j) for the pairs of channels from first_channel(j) on that this thread has of
+// a stream.
+template <int C, class Visit>
+__device__ __forceinline__ void for_each_pair_of_stream(int64_t pixels, Visit visit) {
+  constexpr int kDown = Warps<C>::kDown;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kDown * 8;
+  const int64_t group = static_cast<int64_t>(blockIdx.x) * kDown + Warps<C>::down();
+  for (int64_t pixel = group * 8 + Warps<C>::lane() / 4; pixel < pixels; pixel += step) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) visit(pixel, j);
+  }
+}
+
+template <class Op>
+__device__ __forceinline__ float2 load_pair(const void* from, int64_t at) {
+  const auto* element = static_cast<const typename Op::Element*>(from) + at;
+  return Op::unpack(*reinterpret_cast<const typename Op::Pair*>(element));
+}
+
+struct FirstNormPlan {
+  const void* x;
+  int64_t pixels;
+  NormPlan norm;
+  float* state;
+  float* slots;
+  int* counter;
+};
+
+// The state of the norm that a run of pre-activation blocks begins with: nobody has formed the
+// statistics of x.
+template <class Op, int C>
+__global__ void __launch_bounds__(Warps<C>::kThreads)
+    stage_train_first_norm_kernel(const __grid_constant__ FirstNormPlan plan) {
+  NormSums<C> sums;
+  if (plan.norm.batch_stats) {
+    for_each_pair_of_stream<C>(plan.pixels, [&](int64_t pixel, int j) {
+      sums.add(j, load_pair<Op>(plan.x, pixel * C + Warps<C>::first_channel(j)));
+    });
+  }
+  sums.finish(plan.norm, plan.state, dynamic_shared(), plan.slots, plan.counter);
+}
+
 struct ArrivePlan {
   const void* g;
   int64_t pixels;
@@ -53,22 +95,52 @@ __global__ void __launch_bounds__(Warps<C>::kThreads)
   const Epilogue<Op, C> epilogue(plan.epilogue, dynamic_shared());
   GradientSums sums[4] = {};
   __syncthreads();
-  const int lane = Warps<C>::lane();
-  const int64_t step = static_cast<int64_t>(gridDim.x) * Warps<C>::kDown * 8;
-  for (int64_t pixel =
-           (static_cast<int64_t>(blockIdx.x) * Warps<C>::kDown + Warps<C>::down()) * 8 + lane / 4;
-       pixel < plan.pixels; pixel += step) {
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int64_t at = pixel * C + Warps<C>::first_channel(j);
-      const auto pair =
-          *reinterpret_cast<const typename Op::Pair*>(static_cast<const Element*>(plan.g) + at);
-      const float2 g = Op::unpack(pair);
-      epilogue.store(pixel, j, g.x, g.y, static_cast<const Element*>(plan.epilogue.u) + at, sums);
-    }
-  }
+  for_each_pair_of_stream<C>(plan.pixels, [&](int64_t pixel, int j) {
+    const int64_t at = pixel * C + Warps<C>::first_channel(j);
+    const float2 g = load_pair<Op>(plan.g, at);
+    const auto* u = static_cast<const Element*>(plan.epilogue.u) + at;
+    epilogue.store(pixel, j, g.x, g.y, u, nullptr, sums);
+  });
   epilogue.add(sums);
   epilogue.finish(plan.pixels);
+}
+
+struct DepartPlan {
+  const void *g, *u;            // the gradient behind a norm, and what that reads; null: g departs
+  const float *state, *slopes;  // of the norm
+  const void* next;             // the gradient that joins behind it; null: none
+  void* to;
+  int64_t pixels;
+  int channels;
+};
+
+// The gradient that leaves a run of pre-activation blocks; eight elements a thread.
+template <class Op>
+__global__ void __launch_bounds__(kRunThreads)
+    stage_train_depart_kernel(const __grid_constant__ DepartPlan plan) {
+  using Element = typename Op::Element;
+  const int64_t eight = static_cast<int64_t>(blockIdx.x) * kRunThreads + threadIdx.x;
+  if (eight >= plan.pixels * plan.channels / kEach) return;
+  Eight<Op> g, u, next{};
+  g.load(static_cast<const Element*>(plan.g) + eight * kEach);
+  if (plan.next != nullptr) next.load(static_cast<const Element*>(plan.next) + eight * kEach);
+  if (plan.u != nullptr) {
+    u.load(static_cast<const Element*>(plan.u) + eight * kEach);
+    const int first = eight * kEach % plan.channels;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const auto of_norm = [&](int row) {
+        return __ldg(plan.state + row * plan.channels + first + i);
+      };
+      const auto slope = [&](int row) {
+        return __ldg(plan.slopes + row * plan.channels + first + i);
+      };
+      const float rest = fmaf(Op::load(u.at + i) - of_norm(kMean), slope(0), slope(1));
+      const float behind = fmaf(Op::load(g.at + i), of_norm(kScale), rest);
+      Op::store(g.at + i, behind + Op::load(next.at + i));
+    }
+  }
+  g.store(static_cast<Element*>(plan.to) + eight * kEach);
 }
 
 struct SumPlan {

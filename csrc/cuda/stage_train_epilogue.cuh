@@ -11,8 +11,8 @@ enum Mask { kNoMask, kNormed, kValues, kBits };  // alive: norm(u) > 0; x > 0; o
 struct EpiloguePlan {
   const void* skip;  // a gradient that joins before the mask; null: none
   Mask mask;
-  const void* alive;  // x or bits, of kValues and kBits
-  const void* u;      // of the norm before
+  const uint8_t* bits;  // [pixels, C / 8], of kBits
+  const void* u;        // of the norm before
   const float* state;
   float multiplier;
   bool batch_stats;
@@ -38,10 +38,11 @@ class Epilogue {
     rows_.clear();
   }
 
-  // A pair of channels from first_channel(j) on of a pixel of the batch; `u` is where u's are, and
-  // `sums` those of this thread since the last `add`.
+  // A pair of channels from first_channel(j) on of a pixel of the batch; `u` and `x` are where u's
+  // and those of kValues are, and `sums` those of this thread since the last `add`.
   __device__ __forceinline__ void store(int64_t pixel, int j, float low, float high,
-                                        const Element* u, GradientSums (&sums)[4]) const {
+                                        const Element* u, const Element* x,
+                                        GradientSums (&sums)[4]) const {
     const int c = Warps<C>::first_channel(j);
     const int64_t at = pixel * C + c;
     const float2 before = plan_.state == nullptr ? float2{} : load(u);
@@ -49,7 +50,7 @@ class Epilogue {
       const float2 skip = load(static_cast<const Element*>(plan_.skip) + at);
       low += skip.x, high += skip.y;
     }
-    const unsigned alive = alive_at(at, c, before);
+    const unsigned alive = alive_at(at, c, before, x);
     const Pair pair = Op::pack(alive & 1 ? low : 0.f, alive & 2 ? high : 0.f);
     *reinterpret_cast<Pair*>(static_cast<Element*>(plan_.g_in) + at) = pair;
     if (plan_.slopes == nullptr) return;
@@ -87,13 +88,13 @@ class Epilogue {
     return fmaf(state_[kScale * C + c], u, state_[kShift * C + c]) > 0.f;
   }
   // Two bits, of channels c and c + 1.
-  __device__ __forceinline__ unsigned alive_at(int64_t at, int c, float2 u) const {
+  __device__ __forceinline__ unsigned alive_at(int64_t at, int c, float2 u,
+                                               const Element* x) const {
     if (plan_.mask == kNoMask) return 3;
     if (plan_.mask == kNormed) return positive(u.x, c) | positive(u.y, c + 1) << 1;
-    if (plan_.mask == kBits)
-      return static_cast<const uint8_t*>(plan_.alive)[at / kEach] >> at % kEach;
-    const float2 x = load(static_cast<const Element*>(plan_.alive) + at);
-    return (x.x > 0.f) | (x.y > 0.f) << 1;
+    if (plan_.mask == kBits) return plan_.bits[at / kEach] >> at % kEach;
+    const float2 values = load(x);
+    return (values.x > 0.f) | (values.y > 0.f) << 1;
   }
 
   const EpiloguePlan& plan_;

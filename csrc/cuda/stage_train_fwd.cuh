@@ -1,21 +1,13 @@
 #pragma once
 // stage_train, forward: a convolution whose prologue makes what it reads and whose epilogue makes
 // the statistics that the norm behind it waits for (docs/stage-train-cuda.md).
+#include "stage_train_norm.cuh"
 #include "stage_train_product.cuh"
-#include "stage_train_sums.cuh"
 
 namespace pathnet::train {
 
 enum Prologue { kInput, kNorm, kMerge };     // x; relu(norm(u)); relu(norm(u) + x)
 enum Bits { kNoBits, kNewBits, kJoinBits };  // what becomes of the mask of a merged value
-
-struct NormPlan {
-  const float *weight, *bias;
-  float *running_mean, *running_var;
-  int64_t* batches;
-  float eps, momentum, multiplier;  // the block's s for its last norm, else 1
-  bool batch_stats, moves;
-};
 
 struct ForwardPlan {
   Batch batch;
@@ -26,9 +18,11 @@ struct ForwardPlan {
   uint8_t* bits;  // [pixels, C / 8]
   Bits join;
   Weights weights;
+  const void* skip;  // out = skip + scale times the convolution; null: the convolution
+  float scale;
   void* out;
-  NormPlan norm;     // behind the convolution
-  float* state_out;  // its state, [4, C]
+  NormPlan norm;     // that reads `out`
+  float* state_out;  // its state, [4, C]; null: no norm does
   float* slots;
   int* counter;
 };
@@ -38,23 +32,6 @@ __device__ __forceinline__ void store_bits(uint8_t* byte, unsigned alive, Bits j
   *byte = join == kJoinBits ? alive & *byte : alive;
 }
 
-// Sums about the first value that the thread sees, which lose no digits to a large mean.
-struct ShiftedSums {
-  float pivot[4], sum[4], squares[4];
-  int count = 0;  // of pixels
-
-  __device__ __forceinline__ void add(int k, float value) {
-    if (count == 0) pivot[k] = value, sum[k] = squares[k] = 0.f;
-    const float apart = value - pivot[k];
-    sum[k] += apart, squares[k] = fmaf(apart, apart, squares[k]);
-  }
-  __device__ __forceinline__ Moments moments(int k) const {
-    if (count == 0) return {0.f, 0.f, 0.f};
-    const float mean = sum[k] / count;
-    return {static_cast<float>(count), pivot[k] + mean, fmaxf(squares[k] - sum[k] * mean, 0.f)};
-  }
-};
-
 template <class Op, int C>
 class Forward {
  public:
@@ -62,7 +39,7 @@ class Forward {
   static __host__ __device__ int64_t shared_bytes(const Batch& batch) {
     const int64_t tile = static_cast<int64_t>(batch.tile_pixels()) * Tile<Op, C>::kPixelBytes;
     return Steps<Op, C>::kBytes + 2 * C * 4 +
-           max(tile, static_cast<int64_t>(SumRows<Moments, C>::kBytes));
+           max(tile, static_cast<int64_t>(NormSums<C>::kSharedBytes));
   }
 
   __device__ explicit Forward(const ForwardPlan& plan) : plan_(plan) {}
@@ -81,7 +58,9 @@ class Forward {
         write(band, first, sums);
       }
     }
-    finish();
+    __syncthreads();  // the tile has been read
+    if (plan_.state_out != nullptr)
+      sums_.finish(plan_.norm, plan_.state_out, tile().memory, plan_.slots, plan_.counter);
   }
 
  private:
@@ -140,51 +119,22 @@ class Forward {
 
   // Statistics are those of the values as they are stored.
   __device__ __forceinline__ void write(const Band& band, int first, const Sums<C>& sums) {
+    using Pair = typename Op::Pair;
     for_each_pair<C>(sums, band.pixels, first, [&](int q, int j, float low, float high) {
-      const auto pair = Op::pack(low, high);
-      auto* to = static_cast<Element*>(plan_.out) + (band.first_pixel + q) * C +
-                 Warps<C>::first_channel(j);
-      *reinterpret_cast<typename Op::Pair*>(to) = pair;
-      const float2 stored = Op::unpack(pair);
-      sums_.add(j * 2, stored.x), sums_.add(j * 2 + 1, stored.y);
-      sums_.count += j;  // both pairs of this pixel are in
+      const int64_t at = (band.first_pixel + q) * C + Warps<C>::first_channel(j);
+      if (plan_.skip != nullptr) {
+        const auto* skip = static_cast<const Element*>(plan_.skip) + at;
+        const float2 beside = Op::unpack(*reinterpret_cast<const Pair*>(skip));
+        low = fmaf(plan_.scale, low, beside.x), high = fmaf(plan_.scale, high, beside.y);
+      }
+      const Pair pair = Op::pack(low, high);
+      *reinterpret_cast<Pair*>(static_cast<Element*>(plan_.out) + at) = pair;
+      sums_.add(j, Op::unpack(pair));
     });
   }
 
-  __device__ void finish() {
-    const NormPlan& norm = plan_.norm;
-    const int c = threadIdx.x;
-    if (!norm.batch_stats) {
-      if (blockIdx.x == 0 && c < C)
-        write_state(c, norm.running_mean[c], sqrtf(norm.running_var[c] + norm.eps));
-      return;
-    }
-    Moments mine[4], total;
-    for (int k = 0; k < 4; ++k) mine[k] = sums_.moments(k);
-    __syncthreads();  // the tile has been read
-    const SumRows<Moments, C> rows{tile().memory};
-    rows.clear();
-    rows.add(mine);
-    if (!merge_over_grid(rows, plan_.slots, plan_.counter, total)) return;
-    write_state(c, total.mean, sqrtf(total.squares / total.count + norm.eps));
-    if (!norm.moves) return;
-    const float variance = total.squares / (total.count - 1.f);
-    norm.running_mean[c] += norm.momentum * (total.mean - norm.running_mean[c]);
-    norm.running_var[c] += norm.momentum * (variance - norm.running_var[c]);
-    if (c == 0) *norm.batches += 1;
-  }
-
-  __device__ void write_state(int c, float mean, float deviation) {
-    const NormPlan& norm = plan_.norm;
-    const float scale = norm.multiplier * norm.weight[c] / deviation;
-    plan_.state_out[kMean * C + c] = mean;
-    plan_.state_out[kInverse * C + c] = 1.f / deviation;
-    plan_.state_out[kScale * C + c] = scale;
-    plan_.state_out[kShift * C + c] = norm.multiplier * norm.bias[c] - mean * scale;
-  }
-
   const ForwardPlan& plan_;
-  ShiftedSums sums_;
+  NormSums<C> sums_;
 };
 
 template <class Op, int C>

@@ -1,10 +1,12 @@
 #pragma once
 // stage_train: what a run of gated blocks keeps, and how the gradient is masked between them. The
-// same rules as in kernels/stage_train_plan.py, which explains them.
+// same rules as in kernels/stage_train_plan.py and kernels/stage_train_preact_fwd.py, which explain
+// them.
 #include <vector>
 
 namespace pathnet::train {
 
+enum Form { kBasic, kPreact };  // as pathnet/ops/stage_train_forms.py numbers them
 enum Gate { kOff, kFull, kForward, kFrozen, kResidual };  // pathnet/gates.py
 enum class Masked { kNot, kByValues, kByBits };
 enum class Written { kNot, kNew, kJoined };
@@ -41,5 +43,20 @@ inline int before(const Gates& gates, int block) {
   while (block >= 0 && !has_gradient(gates[block]));
   return block;
 }
+
+// What the backward reads of a block.
+struct Kept {
+  bool x, u1, u2, states, bits;
+};
+
+inline Kept kept_of(Form form, const Gates& gates, int block) {
+  const bool gradient = has_gradient(gates[block]);
+  if (form == kPreact) return {gradient && block > 0, gradient, false, gradient, false};
+  return {keeps_input(gates, block), gradient, gradient, gradient,
+          gradient && mask_at(gates, block) == Masked::kByBits};
+}
+
+// Whether it reads the mask of the ReLUs behind the run.
+inline bool keeps_last_bits(Form form) { return form == kBasic; }
 
 }  // namespace pathnet::train

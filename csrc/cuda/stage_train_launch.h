@@ -4,7 +4,7 @@
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/macros.h>
 
-#include "stage_train_run.cuh"
+#include "stage_train_traffic.h"
 
 namespace pathnet::train {
 
@@ -12,7 +12,8 @@ struct StreamLaunch {
   cudaStream_t stream;
 
   template <class Kernel, class Plan>
-  void operator()(Kernel* kernel, int blocks, int threads, int64_t shared, const Plan& plan) const {
+  void operator()(Pass, Kernel* kernel, int blocks, int threads, int64_t shared,
+                  const Plan& plan) const {
     const cudaError_t allowed = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
     STD_TORCH_CHECK(allowed == cudaSuccess, "stage_train: this GPU cannot give a thread block ",
@@ -30,24 +31,26 @@ void launch_forward(const RunPlan& run, int channels, void* y, cudaStream_t stre
   run_forward<Op, 64>(run, y, launch);
 }
 
-template <class Op, int C>
-void launch_backward(const RunPlan& run, const BackwardRun& outside, cudaStream_t stream, int& of_x,
-                     int& of_skip) {
-  StreamLaunch launch{stream};
-  BackwardLaunches<Op, C, StreamLaunch>(run, outside, launch).run(of_x, of_skip);
-}
-
 template <class Op>
 void launch_backward(const RunPlan& run, int channels, const BackwardRun& outside,
                      cudaStream_t stream, int& of_x, int& of_skip) {
-  if (channels == 16) return launch_backward<Op, 16>(run, outside, stream, of_x, of_skip);
-  if (channels == 32) return launch_backward<Op, 32>(run, outside, stream, of_x, of_skip);
-  launch_backward<Op, 64>(run, outside, stream, of_x, of_skip);
+  StreamLaunch launch{stream};
+  if (channels == 16) return run_backward<Op, 16>(run, outside, launch, of_x, of_skip);
+  if (channels == 32) return run_backward<Op, 32>(run, outside, launch, of_x, of_skip);
+  run_backward<Op, 64>(run, outside, launch, of_x, of_skip);
+}
+
+template <class Op>
+std::vector<int64_t> count_launches(int channels, const int64_t* numbers, bool backward) {
+  if (channels == 16) return count_launches<Op, 16>(numbers, backward);
+  if (channels == 32) return count_launches<Op, 32>(numbers, backward);
+  return count_launches<Op, 64>(numbers, backward);
 }
 
 #define PATHNET_STAGE_TRAIN(prefix, Op)                                                           \
   prefix template void launch_forward<Op>(const RunPlan&, int, void*, cudaStream_t);              \
   prefix template void launch_backward<Op>(const RunPlan&, int, const BackwardRun&, cudaStream_t, \
-                                           int&, int&);
+                                           int&, int&);                                           \
+  prefix template std::vector<int64_t> count_launches<Op>(int, const int64_t*, bool);
 
 }  // namespace pathnet::train

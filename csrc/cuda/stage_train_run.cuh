@@ -1,7 +1,7 @@
 #pragma once
-// stage_train: the launches of a run of gated basic blocks, forward and backward. It knows no
-// torch: `Launch` is called as launch(kernel, thread blocks, threads, bytes of shared memory,
-// plan).
+// stage_train: a run of gated blocks as plain data, and the launches that both forms of blocks
+// share. It knows no torch: `Launch` is called as launch(pass, kernel, thread blocks, threads,
+// bytes of shared memory, plan).
 #include <algorithm>
 #include <vector>
 
@@ -14,6 +14,22 @@ namespace pathnet::train {
 constexpr int kMostBlocks =
     256;  // two for each multiprocessor of a large GPU; more do not run at once
 
+enum class Pass {  // as PASSES in pathnet/ops/stage_train_cuda_count.py names them
+  kFirstNorm,
+  kForward1,
+  kForward2,
+  kMerge,
+  kArrive,
+  kBackward2,
+  kBackward1,
+  kDepart,
+  kSum
+};
+
+constexpr int kMostBuffers = 4;  // of gradients
+
+inline int buffers_of(Form form) { return form == kPreact ? kMostBuffers : 3; }
+
 inline Batch batch_of(int images, int height, int width, int channels) {
   const int pixels = channels == 64 ? 128 : 256;  // of a band; as in stage_train_cuda_limits.py
   const int rows = std::clamp(pixels / width, 1, height);
@@ -22,6 +38,18 @@ inline Batch batch_of(int images, int height, int width, int channels) {
 
 inline int blocks_of(const Batch& batch) {
   return static_cast<int>(std::min<int64_t>(batch.items(), kMostBlocks));
+}
+
+// Of a pass without a product whose threads have pairs of channels, or eight elements.
+template <int C>
+int blocks_of_pairs(const Batch& batch) {
+  constexpr int kEach = Warps<C>::kDown * 8;
+  return static_cast<int>(std::min<int64_t>((batch.pixels() + kEach - 1) / kEach, kMostBlocks));
+}
+
+inline int blocks_of_eights(int64_t elements) {
+  constexpr int kOfBlock = kRunThreads * kEach;
+  return static_cast<int>((elements + kOfBlock - 1) / kOfBlock);
 }
 
 // Thread blocks of a merged backward: their slots may take half of T.
@@ -46,6 +74,7 @@ struct ConvPlan {
 struct BlockPlan {
   ConvPlan convs[2];
   NormPlan norms[2];
+  float scale;  // the multiplier; basic blocks have it in norms[1]
   void *x, *u1, *u2;
   float* states;  // [2, 4, C]
   uint8_t* bits;  // of the ReLUs before the block
@@ -55,6 +84,7 @@ struct BlockPlan {
 
 struct RunPlan {
   Batch batch;
+  Form form;
   Gates gates;
   std::vector<BlockPlan> blocks;
   const void *x, *skip;  // h(x) of block 0; null: x
@@ -62,6 +92,13 @@ struct RunPlan {
   float* slots;
   int* counter;
 
+  const void* input(int b) const { return b == 0 ? x : blocks[b].x; }
+  // What a norm of a block reads.
+  const void* normed(int b, int norm) const {
+    const BlockPlan& block = blocks[b];
+    if (form == kPreact) return norm == 0 ? input(b) : block.u1;
+    return norm == 0 ? block.u1 : block.u2;
+  }
   uint8_t* bits(int position) const {
     const size_t place = owner(gates, position);
     return place == blocks.size() ? last_bits : blocks[place].bits;
@@ -72,170 +109,104 @@ struct RunPlan {
   }
 };
 
-// ---- forward ------------------------------------------------------------------------------------
-
-template <class Op, int C, class Launch>
-void launch_forward(const RunPlan& run, ForwardPlan& pass, Launch& launch) {
-  pass.batch = run.batch, pass.slots = run.slots, pass.counter = run.counter;
-  launch(stage_train_forward_kernel<Op, C>, blocks_of(run.batch), Warps<C>::kThreads,
-         Forward<Op, C>::shared_bytes(run.batch), pass);
-}
-
-template <class Op, int C, class Launch>
-void run_forward(const RunPlan& run, void* y, Launch& launch) {
-  const int blocks = static_cast<int>(run.blocks.size());
-  const void* stream = run.skip == nullptr ? run.x : run.skip;
-  for (int b = 0; b < blocks; ++b) {
-    const BlockPlan& block = run.blocks[b];
-    ForwardPlan first{};
-    if (b == 0) {
-      first.x = run.x;
-    } else {
-      const BlockPlan& before = run.blocks[b - 1];
-      first.prologue = kMerge, first.x = stream, first.u = before.u2;
-      first.state = before.state(1, C), first.merged = block.x;
-      first.bits = run.bits(b), first.join = run.join(b);
-      stream = block.x;
-    }
-    first.weights = block.convs[0].forward(), first.out = block.u1, first.norm = block.norms[0];
-    first.state_out = block.state(0, C);
-    launch_forward<Op, C>(run, first, launch);
-
-    ForwardPlan second{};
-    second.prologue = kNorm, second.u = block.u1, second.state = block.state(0, C);
-    second.weights = block.convs[1].forward(), second.out = block.u2, second.norm = block.norms[1];
-    second.state_out = block.state(1, C);
-    launch_forward<Op, C>(run, second, launch);
-  }
-  const BlockPlan& last = run.blocks.back();
-  const int64_t eights = run.batch.pixels() * C / kEach;
-  launch(stage_train_merge_kernel<Op>, static_cast<int>((eights + kRunThreads - 1) / kRunThreads),
-         kRunThreads, 0,
-         MergePlan{stream, last.u2, last.state(1, C), y, run.last_bits, run.join(blocks),
-                   run.batch.pixels(), C});
-}
-
-// ---- backward -----------------------------------------------------------------------------------
-
 struct BackwardRun {
   const void* grad_y;
-  void* buffers[3];           // of gradients, [N, H, W, C]
-  float *slopes, *gradients;  // of all norms, [norms, 2, C]
-  float* partial;             // [slots, slot_size]
-  void* total;                // [slot_size]
+  void* buffers[kMostBuffers];  // of gradients, [N, H, W, C]
+  float *slopes, *gradients;    // of all norms, [norms, 2, C]
+  float* partial;               // [slots, slot_size]
+  void* total;                  // [slot_size]
   bool total_is_float;
   int64_t slot_size;
   bool has_skip, needs_input;  // of x or skip: the gradient of what block 0 reads
 };
 
+// ---- launches -----------------------------------------------------------------------------------
+
 template <class Op, int C, class Launch>
-class BackwardLaunches {
+void launch_forward(const RunPlan& run, Pass pass, ForwardPlan& plan, Launch& launch) {
+  plan.batch = run.batch, plan.slots = run.slots, plan.counter = run.counter;
+  launch(pass, stage_train_forward_kernel<Op, C>, blocks_of(run.batch), Warps<C>::kThreads,
+         Forward<Op, C>::shared_bytes(run.batch), plan);
+}
+
+// relu(norm(u)), of a norm of a block, through one of its convolutions.
+inline ForwardPlan behind_norm(const RunPlan& run, int b, int norm, int conv, int channels) {
+  ForwardPlan plan{};
+  plan.prologue = kNorm, plan.u = run.normed(b, norm);
+  plan.state = run.blocks[b].state(norm, channels);
+  plan.weights = run.blocks[b].convs[conv].forward();
+  return plan;
+}
+
+template <class Op, int C, class Launch>
+class BackwardPasses {
  public:
-  BackwardLaunches(const RunPlan& run, const BackwardRun& outside, Launch& launch)
+  BackwardPasses(const RunPlan& run, const BackwardRun& outside, Launch& launch)
       : run_(run), out_(outside), launch_(launch) {}
 
-  // The buffers with the gradients of x and of the skip; -1: none.
-  void run(int& of_x, int& of_skip) {
-    const int end = static_cast<int>(run_.blocks.size());
-    int g = 0;
-    arrive(before(run_.gates, end), out_.buffers[g]);
-    const bool separate = out_.has_skip && has_gradient(run_.gates[0]);
-    of_skip = out_.has_skip ? g : -1;
-    for (int b = before(run_.gates, end); b >= 0; b = before(run_.gates, b)) {
-      if (b == 0 && separate) of_skip = g;
-      inner(b, out_.buffers[g], out_.buffers[(g + 1) % 3]);
-      const bool asked = before(run_.gates, b) >= 0 || out_.needs_input;
-      if (asked || run_.blocks[b].convs[0].column >= 0) {
-        const void* skip = b == 0 && separate ? nullptr : out_.buffers[g];
-        outer(b, out_.buffers[(g + 1) % 3], skip, out_.buffers[(g + 2) % 3]);
-      }
-      g = (g + 2) % 3;
-      if (!separate && out_.has_skip) of_skip = g;
-    }
-    of_x = out_.has_skip && !separate ? -1 : g;
-    if (out_.partial != nullptr) sum();
-  }
-
- private:
-  void arrive(int b, void* to) {
-    ArrivePlan plan{out_.grad_y, run_.batch.pixels(), behind_last_norm(b)};
-    plan.epilogue.mask = kBits, plan.epilogue.alive = run_.last_bits, plan.epilogue.g_in = to;
-    const int64_t groups = (run_.batch.pixels() + Warps<C>::kDown * 8 - 1) / (Warps<C>::kDown * 8);
-    launch_(stage_train_arrive_kernel<Op, C>,
-            static_cast<int>(std::min<int64_t>(groups, kMostBlocks)), Warps<C>::kThreads,
-            Epilogue<Op, C>::kSharedBytes, plan);
-  }
-
-  // From the gradient of the block's sum to that behind norm1, and the gradient of conv2's weight.
-  void inner(int b, const void* g, void* to) {
-    const BlockPlan& block = run_.blocks[b];
-    BackwardPlan plan = convolution(b, 1, g);
-    plan.source = block.u1, plan.source_state = block.state(0, C);
-    plan.epilogue = behind_norm(b, 0, block.u1);
-    plan.epilogue.mask = kNormed, plan.epilogue.g_in = to;
-    launch(plan);
-  }
-
-  // From there to the gradient of the sum of the block before, or of the run's input.
-  void outer(int b, const void* g, const void* skip, void* to) {
-    const BlockPlan& block = run_.blocks[b];
-    BackwardPlan plan = convolution(b, 0, g);
-    plan.source = b == 0 ? run_.x : block.x;
-    plan.epilogue = behind_last_norm(before(run_.gates, b));
-    plan.epilogue.skip = run_.gates[b] == kResidual ? nullptr : skip;
-    const Masked mask = mask_at(run_.gates, b);
-    plan.epilogue.mask = mask == Masked::kNot ? kNoMask : mask == Masked::kByBits ? kBits : kValues;
-    plan.epilogue.alive = mask == Masked::kByBits ? block.bits : block.x;
-    plan.epilogue.g_in = to;
-    launch(plan);
-  }
-
-  BackwardPlan convolution(int b, int conv, const void* g) const {
-    const BlockPlan& block = run_.blocks[b];
-    const ConvPlan& weight = block.convs[conv];
+ protected:
+  // Both gradients of a convolution; what enters, its source and its epilogue are missing.
+  BackwardPlan convolution(int b, int conv) const {
+    const ConvPlan& weight = run_.blocks[b].convs[conv];
     BackwardPlan plan{};
-    plan.batch = run_.batch, plan.g = g, plan.u = conv == 0 ? block.u1 : block.u2;
-    plan.state = block.state(conv, C), plan.slopes = slopes(out_.slopes, b, conv);
-    plan.weights = weight.backward(sizeof(typename Op::Element));
+    plan.batch = run_.batch, plan.weights = weight.backward(sizeof(typename Op::Element));
     if (weight.column >= 0) plan.partial = out_.partial + weight.column;
     plan.slot_size = out_.slot_size, plan.by_output = weight.by_output;
     plan.by_input = weight.by_input, plan.by_tap = weight.by_tap;
     return plan;
   }
 
-  EpiloguePlan behind_last_norm(int b) const {
-    return b < 0 ? EpiloguePlan{} : behind_norm(b, 1, run_.blocks[b].u2);
+  // g enters, the gradient behind this norm.
+  template <class Plan>
+  void enter(Plan& plan, const void* g, int b, int norm) const {
+    plan.g = g, plan.u = run_.normed(b, norm);
+    plan.state = run_.blocks[b].state(norm, C), plan.slopes = slopes(out_.slopes, b, norm);
   }
-  EpiloguePlan behind_norm(int b, int norm, const void* u) const {
-    const NormPlan& of = run_.blocks[b].norms[norm];
+
+  // The convolution has read relu(norm(u)), and the gradient behind that norm goes `to` somewhere.
+  void read_norm(BackwardPlan& plan, int b, int norm, void* to) const {
+    plan.source = run_.normed(b, norm), plan.source_state = run_.blocks[b].state(norm, C);
+    plan.epilogue = epilogue(b, norm);
+    plan.epilogue.mask = kNormed, plan.epilogue.g_in = to;
+  }
+
+  // The sums of a norm of a block; b < 0: none.
+  EpiloguePlan epilogue(int b, int norm) const {
     EpiloguePlan plan{};
-    plan.u = u, plan.state = run_.blocks[b].state(norm, C), plan.multiplier = of.multiplier;
-    plan.batch_stats = of.batch_stats, plan.slopes = slopes(out_.slopes, b, norm);
-    plan.gradients = slopes(out_.gradients, b, norm);
+    if (b < 0) return plan;
+    const NormPlan& of = run_.blocks[b].norms[norm];
+    plan.u = run_.normed(b, norm), plan.state = run_.blocks[b].state(norm, C);
+    plan.multiplier = of.multiplier, plan.batch_stats = of.batch_stats;
+    plan.slopes = slopes(out_.slopes, b, norm), plan.gradients = slopes(out_.gradients, b, norm);
     plan.slots = run_.slots, plan.counter = run_.counter;
     return plan;
   }
-  static float* slopes(float* all, int b, int norm) { return all + (2 * b + norm) * 2 * C; }
 
-  void launch(const BackwardPlan& plan) {
+  template <Follows kFollows>
+  void launch(Pass pass, const BackwardPlan& plan) const {
     const int blocks = plan.partial == nullptr
                            ? blocks_of(run_.batch)
                            : slots_of(run_.batch, C, sizeof(typename Op::Element));
-    launch_(stage_train_backward_kernel<Op, C>, blocks, Warps<C>::kThreads,
-            Backward<Op, C>::shared_bytes(run_.batch), plan);
+    launch_(pass, stage_train_backward_kernel<Op, C, kFollows>, blocks, Warps<C>::kThreads,
+            Backward<Op, C, kFollows>::shared_bytes(run_.batch), plan);
   }
 
-  void sum() {
+  void sum() const {
+    if (out_.partial == nullptr) return;
     const int slots = slots_of(run_.batch, C, sizeof(typename Op::Element));
     const SumPlan plan{out_.partial, out_.total, slots, out_.slot_size};
     const int blocks = static_cast<int>((plan.size + kRunThreads - 1) / kRunThreads);
-    out_.total_is_float ? launch_(stage_train_sum_kernel<Tf32>, blocks, kRunThreads, 0, plan)
-                        : launch_(stage_train_sum_kernel<Op>, blocks, kRunThreads, 0, plan);
+    out_.total_is_float
+        ? launch_(Pass::kSum, stage_train_sum_kernel<Tf32>, blocks, kRunThreads, 0, plan)
+        : launch_(Pass::kSum, stage_train_sum_kernel<Op>, blocks, kRunThreads, 0, plan);
   }
 
   const RunPlan& run_;
   const BackwardRun& out_;
   Launch& launch_;
+
+ private:
+  static float* slopes(float* all, int b, int norm) { return all + (2 * b + norm) * 2 * C; }
 };
 
 }  // namespace pathnet::train

@@ -23,7 +23,7 @@ T* next_as(Pointers& pointers) {
   return static_cast<T*>(pointers.next());
 }
 
-// numbers: images, height, width, channels, blocks; the gates; for each convolution is_float,
+// numbers: images, height, width, channels, blocks, form; the gates; for each convolution is_float,
 // by_output, by_input, by_tap and column; for each norm batch_stats and moves. reals: for each
 // block its multiplier and of both norms eps and momentum. weights: of each convolution.
 inline RunPlan read_run(Pointers& weights, Numbers& numbers, const double* reals) {
@@ -32,6 +32,7 @@ inline RunPlan read_run(Pointers& weights, Numbers& numbers, const double* reals
   RunPlan run{};
   run.batch = batch_of(images, height, width, channels);
   run.blocks.resize(numbers.next());
+  run.form = static_cast<Form>(numbers.next());
   for (size_t b = 0; b < run.blocks.size(); ++b)
     run.gates.push_back(static_cast<int>(numbers.next()));
   for (BlockPlan& block : run.blocks) {
@@ -43,14 +44,23 @@ inline RunPlan read_run(Pointers& weights, Numbers& numbers, const double* reals
   }
   Reader<double> real(reals);
   for (BlockPlan& block : run.blocks) {
+    block.scale = static_cast<float>(real.next());
     block.norms[0].multiplier = 1.f;
-    block.norms[1].multiplier = static_cast<float>(real.next());
+    block.norms[1].multiplier = run.form == kBasic ? block.scale : 1.f;
     for (NormPlan& norm : block.norms) {
       norm.eps = static_cast<float>(real.next()), norm.momentum = static_cast<float>(real.next());
       norm.batch_stats = numbers.next() != 0, norm.moves = numbers.next() != 0;
     }
   }
   return run;
+}
+
+constexpr int kChannelsPlace = 3, kBlocksPlace = 4;  // in numbers
+
+// Of a backward, behind those of the run: total_is_float, slot_size, has_skip, needs_input.
+inline void read_backward(BackwardRun& outside, Numbers& numbers) {
+  outside.total_is_float = numbers.next() != 0, outside.slot_size = numbers.next();
+  outside.has_skip = numbers.next() != 0, outside.needs_input = numbers.next() != 0;
 }
 
 // For each norm its weight and bias.
@@ -71,7 +81,8 @@ inline void read_running(RunPlan& run, Pointers& running) {
   }
 }
 
-// For each block x, u1, u2, the norms' states and the bits before it; then the last bits.
+// For each block x, u1, u2, the norms' states and the bits before it; then the last bits. Null is
+// what the backward does not read.
 inline void read_kept(RunPlan& run, Pointers& kept) {
   for (BlockPlan& block : run.blocks) {
     block.x = kept.next(), block.u1 = kept.next(), block.u2 = kept.next();
@@ -90,7 +101,8 @@ inline void use_scratch(RunPlan& run, const Scratch& scratch) {
   for (size_t b = 0; b < run.blocks.size(); ++b) {
     BlockPlan& block = run.blocks[b];
     if (block.x == nullptr) block.x = scratch.x[b % 2];
-    if (block.u1 == nullptr) block.u1 = scratch.u1, block.u2 = scratch.u2;
+    if (block.u1 == nullptr) block.u1 = scratch.u1;
+    if (block.u2 == nullptr) block.u2 = scratch.u2;
     if (block.states == nullptr) block.states = scratch.states;
   }
 }

@@ -32,9 +32,9 @@ class WeightGradient {
   }
 
   // Adds up what the warps have of different pixels, in their order, and writes it into `slot`,
-  // laid out as the weight is.
+  // laid out as the weight is, times `scale`.
   __device__ void write(float* shared, float* slot, int64_t by_output, int64_t by_input,
-                        int64_t by_tap) {
+                        int64_t by_tap, float scale) {
     float* mine = shared + across() * kFloats * 32 + lane();
 #pragma unroll 1
     for (int d = 1; d < kDown; ++d) {
@@ -52,7 +52,7 @@ class WeightGradient {
     for (int i = 0; i < kFloats; ++i) {
       const int output = first_output() + lane() / 4 + i % 4 / 2 * 8;
       const int input = first_input() + i / 4 % 2 * 8 + lane() % 4 * 2 + i % 2;
-      slot[output * by_output + input * by_input + i / 8 * by_tap] = at(i);
+      slot[output * by_output + input * by_input + i / 8 * by_tap] = scale * at(i);
     }
   }
 

@@ -76,15 +76,22 @@ def _stage_train() -> list[Kernel]:
         by_type, op = {"dtype": name}, f"pathnet::{operand}"
         kernels += [
             _training("merge", "ends", "Merge", op, by_type, training.merge(dtype)),
+            _training("depart", "ends", "Depart", op, by_type, training.depart(dtype)),
             _training("sum", "ends", "Sum", op, by_type, training.sum_of_slots(dtype)),
         ]
         for channels in CHANNELS:
             settings, arguments = by_type | {"channels": channels}, f"{op}, {channels}"
             kernels += [
                 _training("forward", "fwd", "Forward", arguments, settings, training.forward(dtype, channels)),
-                _training("backward", "bwd", "Backward", arguments, settings, training.backward(dtype, channels)),
+                _training("first_norm", "ends", "FirstNorm", arguments, settings, training.first_norm(dtype, channels)),
                 _training("arrive", "ends", "Arrive", arguments, settings, training.arrive(dtype, channels)),
             ]
+            for number, follows in enumerate(("norm", "sum")):  # Follows in csrc/cuda/stage_train_bwd.cuh
+                example = training.backward(dtype, channels, follows == "sum")
+                with_form = f"{arguments}, (pathnet::train::Follows){number}"
+                kernels.append(
+                    _training("backward", "bwd", "Backward", with_form, settings | {"follows": follows}, example)
+                )
     return kernels
 
 

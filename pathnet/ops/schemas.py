@@ -9,7 +9,7 @@ import torch
 
 from pathnet import extension
 
-SCHEMA_VERSION = 8  # compiled into the extension too; raise it with every change of a schema below
+SCHEMA_VERSION = 9  # compiled into the extension too; raise it with every change of a schema below
 
 SCHEMAS = (
     # A stage of gated blocks in evaluation, batch norm folded. csrc/cpu/stage_eval.cpp
@@ -64,13 +64,17 @@ SCHEMAS = (
     # x, the weights that `needs` asks for in a row, and the norms: zeros where a block is not FULL.
     "masked_train_triton_bwd(Tensor grad_y, Tensor x, Tensor gates, Tensor[] saved, Tensor[] weights, Tensor[] norms,"
     " float[] scales, bool[] norm_flags, float[] norm_constants, str precision, bool[] needs) -> Tensor[]",
-    # The same by CUDA C++: basic blocks of stride 1 that keep 16, 32 or 64 channels. csrc/cuda/stage_train.cu
+    # The same by CUDA C++: basic or pre-activation blocks of stride 1 that keep 16, 32 or 64 channels.
+    # csrc/cuda/stage_train.cu
     "stage_train_cuda_fwd(Tensor x, Tensor? skip, Tensor[] weights, Tensor[] norms, Tensor(a!)[] running,"
     " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants, str precision)"
     " -> (Tensor y, Tensor[] saved)",
     "stage_train_cuda_bwd(Tensor grad_y, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] norms, int[] blocks,"
     " float[] scales, bool[] norm_flags, float[] norm_constants, str precision, bool has_skip, bool[] needs)"
     " -> Tensor[]",
+    # What these launch: pass, and bytes read, written, requested and of partial sums, for each launch.
+    # pathnet/ops/stage_train_cuda_count.py
+    "stage_train_cuda_count(int[] numbers, int itemsize, bool backward) -> int[]",
     # Batch norm, ReLU and 3x3 max pooling of stride 2, float32, u and y in channels_last. csrc/cpu/stem_train.cpp
     # norm: weight, bias; running: mean, variance, which moves in place if `update`; winners: a byte a value of y.
     "stem_train_fwd(Tensor u, Tensor[] norm, Tensor(a!)[] running, bool batch_stats, bool update, float eps,"

@@ -10,7 +10,7 @@ from torch import Tensor
 import pathnet.ops.stage_train_cuda_rules  # noqa: F401  # what PyTorch must know of the ops
 from pathnet import extension
 from pathnet.ops.stage_train_cuda_limits import LEAST_BLOCKS, missing_memory, unfit_size, weight_slots
-from pathnet.ops.stage_train_forms import BASIC, form_of
+from pathnet.ops.stage_train_forms import BASIC, PREACT, form_of
 from pathnet.ops.stage_train_runs import Gated, skip_of, stage_in_runs, unfit_route, unfit_transform
 from pathnet.ops.stage_train_triton import supports_triton, unfit_block, unfit_values
 from pathnet.ops.stage_train_triton_run import stage_train_gpu_run, stage_train_triton_run
@@ -98,8 +98,8 @@ def _unfit_precision(x: Tensor) -> str | None:
 
 
 def _unfit_block(x: Tensor, block: Block) -> str | None:
-    if form_of(block) != BASIC:
-        return "the block is not a basic block of plain layers (convolution, batch norm, ReLU, convolution, batch norm)"
+    if form_of(block) not in (BASIC, PREACT):
+        return "the block is neither a basic nor a pre-activation block of plain layers with two convolutions"
     reason = unfit_block(x, block)
     if reason is not None:
         return reason

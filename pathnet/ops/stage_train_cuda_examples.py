@@ -39,8 +39,9 @@ def forward(dtype: torch.dtype, channels: int) -> Launched:
             pointer("u", _stream(dtype, channels)), pointer("state", _state(channels)),
             output("merged", _stream(dtype, channels)), output("bits", _bits(channels)),
             scalar("join", "i32", NEW_BITS), *_weights(dtype, channels, by_k=9, by_n=9 * channels),
-            output("out", _stream(dtype, channels)), *_norm(channels), output("state_out", _state(channels)),
-            output("slots", _floats(MOST_BLOCKS, channels, 3)), _counter("counter"),
+            null("skip"), scalar("scale", "fp32", 0.0), output("out", _stream(dtype, channels)), *_norm(channels),
+            output("state_out", _state(channels)), output("slots", _floats(MOST_BLOCKS, channels, 3)),
+            _counter("counter"),
         ]  # fmt: skip
         return [struct("plan", "ForwardPlan", fields)]
 
@@ -50,14 +51,15 @@ def forward(dtype: torch.dtype, channels: int) -> Launched:
     )
 
 
-def backward(dtype: torch.dtype, channels: int) -> Launched:
-    """BackwardPlan: a block's second convolution; the weight's taps lie backwards."""
+def backward(dtype: torch.dtype, channels: int, of_sum: bool) -> Launched:
+    """BackwardPlan: a block's second convolution, behind which a norm stands or the sum with the skip; the weight's
+    taps lie backwards."""
 
     def parameters() -> Fields:
         stream = _stream(dtype, channels)
         fields = [
             *_batch(channels), pointer("g", stream), pointer("u", stream), pointer("state", _state(channels)),
-            pointer("slopes", _floats(2, channels)), pointer("source", stream),
+            pointer("slopes", _floats(2, channels)), *_sum(stream, of_sum), pointer("source", stream),
             pointer("source_state", _state(channels)), *_weights(dtype, channels, by_k=9 * channels, by_n=9),
             output("partial", _floats(slots, 9 * channels**2)), scalar("slot_size", "i64", 9 * channels**2),
             scalar("by_output", "i64", 9 * channels), scalar("by_input", "i64", 9), scalar("by_tap", "i64", 1),
@@ -68,6 +70,26 @@ def backward(dtype: torch.dtype, channels: int) -> Launched:
     side = SIDES[channels]
     slots = weight_slots(dtype, IMAGES, channels, side, side)
     return Launched(slots, limits.threads(channels), limits.shared_bytes(dtype, channels, side, side), parameters)
+
+
+def _sum(stream: torch.Tensor, of_sum: bool) -> Fields:
+    """What a backward has where a sum follows the convolution, and no norm."""
+    beside = [pointer("next", stream), output("entered", stream)] if of_sum else [null("next"), null("entered")]
+    return [*beside, scalar("scale", "fp32", 1.0)]
+
+
+def first_norm(dtype: torch.dtype, channels: int) -> Launched:
+    """FirstNormPlan: the statistics of what a run of pre-activation blocks reads."""
+
+    def parameters() -> Fields:
+        fields = [
+            pointer("x", _stream(dtype, channels)), scalar("pixels", "i64", IMAGES * SIDES[channels] ** 2),
+            *_norm(channels), output("state", _state(channels)), output("slots", _floats(MOST_BLOCKS, channels, 3)),
+            _counter("counter"),
+        ]  # fmt: skip
+        return [struct("plan", "FirstNormPlan", fields)]
+
+    return Launched(MOST_BLOCKS, limits.threads(channels), limits.statistics_bytes(channels), parameters)
 
 
 def arrive(dtype: torch.dtype, channels: int) -> Launched:
@@ -92,6 +114,21 @@ def merge(dtype: torch.dtype) -> Launched:
             scalar("pixels", "i64", pixels), scalar("channels", "i32", 16),
         ]  # fmt: skip
         return [struct("plan", "MergePlan", fields)]
+
+    return Launched(pixels * 16 // 8 // EIGHTS_OF_BLOCK, EIGHTS_OF_BLOCK, 0, parameters)
+
+
+def depart(dtype: torch.dtype) -> Launched:
+    """DepartPlan: the gradient that leaves a run of 16 channels."""
+    pixels, stream = IMAGES * SIDES[16] ** 2, _stream(dtype, 16)
+
+    def parameters() -> Fields:
+        fields = [
+            pointer("g", stream), pointer("u", stream), pointer("state", _state(16)), pointer("slopes", _floats(2, 16)),
+            pointer("next", stream), output("to", stream), scalar("pixels", "i64", pixels),
+            scalar("channels", "i32", 16),
+        ]  # fmt: skip
+        return [struct("plan", "DepartPlan", fields)]
 
     return Launched(pixels * 16 // 8 // EIGHTS_OF_BLOCK, EIGHTS_OF_BLOCK, 0, parameters)
 
@@ -169,9 +206,9 @@ def _norm(channels: int) -> Fields:
 
 def _epilogue(dtype: torch.dtype, channels: int, mask: int) -> Fields:
     """With no gradient of a skip; the norm before is by batch statistics."""
-    alive = pointer("epilogue.alive", _bits(channels)) if mask == BITS else null("epilogue.alive")
+    bits = pointer("epilogue.bits", _bits(channels)) if mask == BITS else null("epilogue.bits")
     return [
-        null("epilogue.skip"), scalar("epilogue.mask", "i32", mask), alive,
+        null("epilogue.skip"), scalar("epilogue.mask", "i32", mask), bits,
         pointer("epilogue.u", _stream(dtype, channels)), pointer("epilogue.state", _state(channels)),
         scalar("epilogue.multiplier", "fp32", 1.0), scalar("epilogue.batch_stats", "bool", 1),
         output("epilogue.g_in", _stream(dtype, channels)), output("epilogue.slopes", _floats(2, channels)),

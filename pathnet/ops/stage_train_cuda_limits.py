@@ -41,12 +41,17 @@ def shared_bytes(dtype: torch.dtype, channels: int, height: int, width: int) -> 
 def forward_bytes(dtype: torch.dtype, channels: int, height: int, width: int) -> int:
     """Of a thread block of the forward: weights, two vectors, and a tile or sums of three floats."""
     tile = _tile_bytes(dtype, channels, height, width)
-    return 9 * channels**2 * dtype.itemsize + 2 * channels * 4 + max(tile, _sums_bytes(channels, 3))
+    return 9 * channels**2 * dtype.itemsize + 2 * channels * 4 + max(tile, statistics_bytes(channels))
 
 
 def arrival_bytes(channels: int) -> int:
     """Of a thread block that takes the gradient coming to a run: four vectors, and sums of two floats."""
     return 4 * channels * 4 + _sums_bytes(channels, 2)
+
+
+def statistics_bytes(channels: int) -> int:
+    """Of a thread block that forms the statistics of a value: sums of three floats."""
+    return _sums_bytes(channels, 3)
 
 
 def _tile_bytes(dtype: torch.dtype, channels: int, height: int, width: int) -> int:

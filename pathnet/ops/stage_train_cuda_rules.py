@@ -10,20 +10,22 @@ from torch import Tensor
 from pathnet.kernels.stage_train_plan import has_gradient, keeps_input, mask_at
 from pathnet.ops.one_by_one import batch_one_by_one
 from pathnet.ops.schemas import library
+from pathnet.ops.stage_train_forms import PREACT
 
 
-def kept_tensors(x: Tensor, gates: Sequence[int]) -> list[Tensor | None]:
+def kept_tensors(x: Tensor, blocks: Sequence[int]) -> list[Tensor | None]:
     """Fresh memory for what the backward of a run reads, None for what it does not.
 
     Of each block x, u1, u2, the norms' states and the mask before it; then the mask behind the run's last ReLUs.
     """
-    kept: list[Tensor | None] = []
+    preact, gates, kept = blocks[0] == PREACT, blocks[2::3], list[Tensor | None]()
     for block, gate in enumerate(gates):
         gradient = has_gradient(gate)
-        kept += [_like(x) if keeps_input(gates, block) else None]
-        kept += [_like(x), _like(x), x.new_empty((2, 4, x.shape[1]), dtype=torch.float32)] if gradient else [None] * 3
-        kept += [_bits(x) if gradient and mask_at(gates, block) == "bits" else None]
-    return [*kept, _bits(x)]
+        keeps_x = gradient and block > 0 if preact else keeps_input(gates, block)
+        kept += [_like(x) if keeps else None for keeps in (keeps_x, gradient, gradient and not preact)]
+        kept += [x.new_empty((2, 4, x.shape[1]), dtype=torch.float32) if gradient else None]
+        kept += [_bits(x) if gradient and not preact and mask_at(gates, block) == "bits" else None]
+    return [*kept, None if preact else _bits(x)]
 
 
 def _like(x: Tensor) -> Tensor:
@@ -35,7 +37,7 @@ def _bits(x: Tensor) -> Tensor:
 
 
 def _fwd_fake(x, skip, weights, norms, running, blocks, *rest):
-    return _like(x), [t for t in kept_tensors(x, blocks[2::3]) if t is not None]
+    return _like(x), [t for t in kept_tensors(x, blocks) if t is not None]
 
 
 def _bwd_fake(grad_y, x, saved, weights, norms, *rest):

@@ -27,6 +27,7 @@ struct Region {
   size_t bytes;
   bool read_only, initialised;
   std::vector<Cell> cells;
+  int64_t requested = 0;  // bytes that threads have asked to read or write, of all launches
 };
 
 struct Copy {
@@ -150,6 +151,7 @@ void access(uintptr_t address, int bytes, Kind kind, Place place) {
   }
   const size_t offset = address - region->begin;
   if (offset + bytes > region->bytes) return complain("out of bounds", *region, offset, place);
+  region->requested += bytes;
   if (region->read_only) {  // and so initialised, and free of races
     if (kind != kRead) complain("write to an input", *region, offset, place);
     return;
@@ -252,6 +254,11 @@ void simt_buffer(const char* name, const void* begin, size_t bytes, int read_onl
                  int initialised) {
   simt::regions.push_back(
       {name, reinterpret_cast<uintptr_t>(begin), bytes, read_only != 0, initialised != 0, {}});
+}
+int64_t simt_requested(const void* begin) {
+  for (const simt::Region& region : simt::regions)
+    if (region.begin == reinterpret_cast<uintptr_t>(begin)) return region.requested;
+  return 0;
 }
 
 #define HOOK(name, bytes, kind)                                           \

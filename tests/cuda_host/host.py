@@ -105,6 +105,7 @@ class Library:
         self.file = file
         self._functions = ctypes.CDLL(str(file))
         self._functions.simt_failure.restype = ctypes.c_char_p
+        self._functions.simt_requested.restype = ctypes.c_int64
 
     def __call__(
         self,
@@ -145,6 +146,14 @@ class Library:
         arrays = (*inputs.values(), *outputs.values())
         pointers = (ctypes.c_void_p * len(arrays))(*(0 if a is None else a.ctypes.data for a in arrays))
         self._run(function, pointers, _address(_integers(numbers)))
+
+    def requested(self, array: np.ndarray) -> int:
+        """Bytes of a buffer that threads of the last call have asked to read or write; counted in check mode."""
+        return self._functions.simt_requested(_address(array))
+
+    def plain(self, function: str):
+        """A function that launches nothing, as ctypes calls it."""
+        return getattr(self._functions, function)
 
     def _configure(self, inputs, outputs, schedule: str, seed: int, written: Sequence[str], resident: int) -> None:
         self._functions.simt_configure(SCHEDULES[schedule], ctypes.c_uint64(seed), resident)

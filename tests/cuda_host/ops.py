@@ -11,6 +11,7 @@ from cuda_host import stage_train
 from cuda_host.host import Library, library
 from torch import Tensor
 
+from pathnet import extension
 from pathnet.ops.net_eval_limits import shared_bytes
 
 OPERANDS = {torch.bfloat16: "Bf16", torch.float16: "Fp16", torch.float32: "Tf32"}
@@ -28,7 +29,7 @@ class OnHost:
 
     def __init__(self, mode: str = "values", schedule: str = "in order", seed: int = 1, edits=()):
         self.mode, self.schedule, self.seed, self.edits = mode, schedule, seed, edits
-        self.launches = 0  # of the ops of training
+        self.launches = self.requested = 0  # of the ops of training; bytes, in check mode
 
     def library(self, binding: str, operand: torch.dtype, *macros: str) -> Library:
         return library(binding, self.mode, (f"OPERAND={OPERANDS[operand]}", *macros), self.edits)
@@ -54,17 +55,24 @@ class OnHost:
         return logits
 
     def stage_train_cuda_fwd(self, x, *rest):
-        y, saved, launches = stage_train.forward(self._stage_train(x), x, *rest, **self._how())
-        self.launches += launches
+        y, saved, launches, requested = stage_train.forward(self._stage_train(x), x, *rest, **self._how())
+        self.launches, self.requested = self.launches + launches, self.requested + requested
         return y, saved
 
     def stage_train_cuda_bwd(self, grad_y, x, *rest):
-        grads, launches = stage_train.backward(self._stage_train(x), grad_y, x, *rest, **self._how())
-        self.launches += launches
+        grads, launches, requested = stage_train.backward(self._stage_train(x), grad_y, x, *rest, **self._how())
+        self.launches, self.requested = self.launches + launches, self.requested + requested
         return grads
 
+    def stage_train_cuda_count(self, numbers, itemsize, backward):
+        dtype = {2: torch.float16, 4: torch.float32}[itemsize]
+        return stage_train.count(self._training(dtype, numbers[stage_train.CHANNELS_PLACE]), numbers, backward)
+
     def _stage_train(self, x: Tensor) -> Library:
-        return self.library("stage_train.cpp", x.dtype, f"CHANNELS={x.shape[1]}")
+        return self._training(x.dtype, x.shape[1])
+
+    def _training(self, dtype: torch.dtype, channels: int) -> Library:
+        return self.library("stage_train.cpp", dtype, f"CHANNELS={channels}")
 
     def _how(self) -> dict[str, str | int]:
         return {"schedule": self.schedule, "seed": self.seed}
@@ -77,6 +85,8 @@ def on_host(*args, kind: type[OnHost] = OnHost, **kwargs) -> Iterator[OnHost]:
     implementations = torch.library.Library("pathnet", "IMPL")
     for name in ("net_eval", "stage_train_cuda_fwd", "stage_train_cuda_bwd"):
         implementations.impl(name, getattr(runner, name), "CPU")
+    if not extension.available("cuda"):
+        implementations.impl("stage_train_cuda_count", runner.stage_train_cuda_count, "CompositeExplicitAutograd")
     try:
         yield runner
     finally:

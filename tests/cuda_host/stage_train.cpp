@@ -1,7 +1,7 @@
 // The launches of stage_train on the host; tests/cuda_host/stage_train.py calls them. `p` are
 // arrays in the order of the comment, null where a run has none.
 #include "launch.h"
-#include "stage_train_table.h"
+#include "stage_train_traffic.h"
 
 using namespace pathnet;
 using namespace pathnet::train;
@@ -13,7 +13,7 @@ struct Launch {
   bool failed = false;
 
   template <class Kernel, class Plan>
-  void operator()(Kernel* kernel, int blocks, int threads, int64_t shared, const Plan& plan) {
+  void operator()(Pass, Kernel* kernel, int blocks, int threads, int64_t shared, const Plan& plan) {
     ++count;
     failed = failed || simt::launch_kernel(kernel, blocks, threads, shared, plan);
   }
@@ -51,9 +51,8 @@ extern "C" int forward(void* const* p, const int64_t* n) {
   return launch.failed;
 }
 
-// grad_y, x, weights, reals, kept; buffers (3), slopes, gradients, partial, total, slots, counter,
-// answer (launches, buffer of x, buffer of skip). After the run's numbers: total_is_float,
-// slot_size, has_skip, needs_input.
+// grad_y, x, weights, reals, kept; buffers (4), slopes, gradients, partial, total, slots, counter,
+// answer (launches, buffer of x, buffer of skip)
 extern "C" int backward(void* const* p, const int64_t* n) {
   Pointers pointers(p);
   BackwardRun out{};
@@ -70,12 +69,18 @@ extern "C" int backward(void* const* p, const int64_t* n) {
   out.slopes = next_as<float>(pointers), out.gradients = next_as<float>(pointers);
   out.partial = next_as<float>(pointers), out.total = pointers.next();
   run.slots = next_as<float>(pointers), run.counter = next_as<int>(pointers);
-  out.total_is_float = numbers.next() != 0, out.slot_size = numbers.next();
-  out.has_skip = numbers.next() != 0, out.needs_input = numbers.next() != 0;
+  read_backward(out, numbers);
   Launch launch;
   int of_x = -1, of_skip = -1;
-  BackwardLaunches<OPERAND, CHANNELS, Launch>(run, out, launch).run(of_x, of_skip);
+  run_backward<OPERAND, CHANNELS>(run, out, launch, of_x, of_skip);
   auto* answer = next_as<int64_t>(pointers);
   answer[0] = launch.count, answer[1] = of_x, answer[2] = of_skip;
   return launch.failed;
+}
+
+// numbers, table; returns the length of the table, of which it writes no more than `room` numbers.
+extern "C" int64_t count(const int64_t* numbers, int backward, int64_t* table, int64_t room) {
+  const auto counted = count_launches<OPERAND, CHANNELS>(numbers, backward != 0);
+  std::copy_n(counted.begin(), std::min<int64_t>(counted.size(), room), table);
+  return counted.size();
 }

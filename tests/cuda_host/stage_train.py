@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,10 +10,13 @@ import torch
 from cuda_host.host import Library
 from torch import Tensor
 
+from pathnet.ops.stage_train_cuda_count import backward_numbers, columns_of, run_numbers
 from pathnet.ops.stage_train_cuda_limits import MOST_BLOCKS, weight_slots
 from pathnet.ops.stage_train_cuda_rules import kept_tensors
 
 NORM_FLOATS = 3  # of a channel in a thread block's slot, at most
+CHANNELS_PLACE = 3  # in numbers, as in csrc/cuda/stage_train_table.h
+BUFFERS = 4  # kMostBuffers in csrc/cuda/stage_train_run.cuh
 
 
 def memory(tensor: Tensor | None) -> np.ndarray | None:
@@ -31,14 +35,6 @@ def _like(x: Tensor) -> Tensor:
     return torch.full_like(x, torch.nan, memory_format=torch.channels_last)
 
 
-def _numbers(x, weights, blocks, flags, columns: Sequence[int]) -> list[int]:
-    n, channels, height, width = x.shape
-    numbers = [n, height, width, channels, len(blocks) // 3, *blocks[2::3]]
-    for weight, column in zip(weights, columns, strict=True):
-        numbers += [weight.dtype == torch.float32, *weight.stride()[:2], weight.stride(3), column]
-    return [*numbers, *flags]
-
-
 def _reals(scales, constants) -> np.ndarray:
     """For each block its multiplier, and eps and momentum of both norms."""
     rows = zip(scales, constants[::4], constants[1::4], constants[2::4], constants[3::4], strict=True)
@@ -50,8 +46,8 @@ def _named(**lists: Sequence[Tensor | None]) -> dict[str, np.ndarray | None]:
 
 
 def forward(library: Library, x, skip, weights, norms, running, blocks, scales, flags, constants, precision, **how):
-    """y and what is kept, and the number of launches."""
-    kept, y, channels = kept_tensors(x, blocks[2::3]), _like(x), x.shape[1]
+    """y and what is kept, the number of launches, and the bytes that they request."""
+    kept, y, channels = kept_tensors(x, blocks), _like(x), x.shape[1]
     for tensor in (t for t in kept if t is not None):
         tensor.fill_(torch.nan if tensor.is_floating_point() else 0xAA)
     inputs = _named(x=[x, skip], weight=weights, norm=norms) | {"reals": _reals(scales, constants)}
@@ -60,25 +56,23 @@ def forward(library: Library, x, skip, weights, norms, running, blocks, scales, 
     launches = np.zeros(1, np.int64)
     outputs = _named(y=[y], slots=[sums], counter=[counter], scratch=scratch, running=running, kept=kept)
     written = ["counter 0", *(f"running {i}" for i in range(len(running)))]
-    numbers = _numbers(x, weights, blocks, flags, [-1] * len(weights))
+    numbers = run_numbers(x.shape, weights, blocks, flags, [-1] * len(weights))
     library.launches("forward", inputs, outputs | {"launches": launches}, numbers, written=written, **how)
     assert not counter.any()
-    return y, [t for t in kept if t is not None], int(launches[0])
+    return y, [t for t in kept if t is not None], int(launches[0]), _requested(library, inputs | outputs, channels)
 
 
 def backward(
     library: Library, grad_y, x, saved, weights, norms, blocks, scales, flags, constants, precision, has_skip, needs,
     **how,
 ):  # fmt: skip
-    """The gradients as the op gives them, and the number of launches."""
+    """The gradients as the op gives them, the number of launches, and the bytes that they request."""
     rows = iter(saved)
-    kept = [None if t is None else next(rows) for t in kept_tensors(x, blocks[2::3])]
-    needed = [weight.numel() * need for weight, need in zip(weights, needs[2:], strict=False)]
-    ends = np.cumsum(needed).tolist()
-    columns = [end - size if size else -1 for end, size in zip(ends, needed, strict=True)]
+    kept = [None if t is None else next(rows) for t in kept_tensors(x, blocks)]
+    columns, size = columns_of(weights, needs)
     n, channels, height, width = x.shape
-    slots, size = weight_slots(x.dtype, n, channels, height, width), ends[-1]
-    buffers, total = [_like(grad_y) for _ in range(3)], poisoned(size, like=weights[0]) if size else None
+    slots = weight_slots(x.dtype, n, channels, height, width)
+    buffers, total = [_like(grad_y) for _ in range(BUFFERS)], poisoned(size, like=weights[0]) if size else None
     vectors = [poisoned(len(norms) // 2, 2, channels, like=x, dtype=torch.float32) for _ in range(2)]
     partial = poisoned(slots, size, like=x, dtype=torch.float32) if size else None
     sums, counter = poisoned(MOST_BLOCKS, channels, NORM_FLOATS, like=x, dtype=torch.float32), torch.zeros(1).int()
@@ -87,11 +81,26 @@ def backward(
     inputs = _named(grad_y=[grad_y.contiguous(memory_format=torch.channels_last)], x=[kept_x], weight=weights)
     inputs |= {"reals": _reals(scales, constants)} | _named(kept=kept)
     outputs = _named(buffer=buffers, vectors=vectors, partial=[partial], total=[total], slots=[sums], counter=[counter])
-    numbers = _numbers(x, weights, blocks, flags, columns)
-    numbers += [weights[0].dtype == torch.float32, size, has_skip, needs[1] if has_skip else needs[0]]
-    numbers[-1] = needs[0] or needs[1]
+    numbers = run_numbers(x.shape, weights, blocks, flags, columns) + backward_numbers(weights, has_skip, needs)
     library.launches("backward", inputs, outputs | {"answer": answer}, numbers, written=["counter 0"], **how)
     assert not counter.any()
     launches, *places = answer.tolist()
     given = [buffers[place] for place, need in zip(places, needs, strict=False) if need]
-    return [*given, *([] if total is None else [total]), vectors[1]], launches
+    grads = [*given, *([] if total is None else [total]), vectors[1]]
+    return grads, launches, _requested(library, inputs | outputs, channels)
+
+
+def _requested(library: Library, arrays: dict[str, np.ndarray | None], channels: int) -> int:
+    """Of activations, masks and weights: all that is more than a number a channel, and no partial sum."""
+    few, other = 8 * channels, ("slots", "partial", "vectors")
+    large = (a for name, a in arrays.items() if a is not None and a.size > few and not name.startswith(other))
+    return sum(map(library.requested, large))
+
+
+def count(library: Library, numbers: Sequence[int], backward: bool) -> list[int]:
+    """The launches as `stage_train_cuda_count` gives them."""
+    run = (ctypes.c_int64 * len(numbers))(*numbers)
+    room = library.plain("count")(run, backward, None, 0)
+    table = (ctypes.c_int64 * room)()
+    library.plain("count")(run, backward, table, room)
+    return list(table)
