@@ -111,13 +111,13 @@ def meta_eval(
     return launches
 
 
-def meta_path(channels: int, dtype: str = "float16") -> list[Launch]:
+def meta_path(channels: int, dtype: str = "float16", images: int = IMAGES, side: int = SIDE) -> list[Launch]:
     """The launches of a gradient back along a path of two convolutions, and of one of none, as `meta_run`."""
     stored, precision = DTYPES[dtype]
     with torch.device("meta"):
-        gradient = torch.empty((IMAGES, channels, SIDE, SIDE), dtype=stored, memory_format=torch.channels_last)
+        gradient = torch.empty((images, channels, side, side), dtype=stored, memory_format=torch.channels_last)
         weights = [torch.empty(channels, channels, 3, 3) for _ in range(2)]
-        masks = [torch.empty((IMAGES, -(-channels // 16), SIDE, SIDE), dtype=torch.int16) for _ in range(3)]
+        masks = [torch.empty((images, -(-channels // 16), side, side), dtype=torch.int16) for _ in range(3)]
     with observed() as launches:
         path_bwd(gradient, weights, masks, precision)
         path_bwd(gradient, [], masks, precision)

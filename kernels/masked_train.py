@@ -153,8 +153,9 @@ def sum_masked_slots(partial, total, passes, slots, slot_size, size, BLOCK: tl.c
     inside = entries < size
     alive = inside & (tl.load(passes) != 0)
     sums = tl.zeros((BLOCK,), tl.float32)
-    for slot in range(slots):
-        sums += tl.load(partial + slot * slot_size + entries, alive, 0.0)
+    for _ in range(slots):
+        sums += tl.load(partial + entries, alive, 0.0)
+        partial += slot_size
     tl.store(total + entries, sums, inside)
 
 

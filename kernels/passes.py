@@ -27,6 +27,7 @@ NORM = (
     "batches",
     "state_out",
 )  # what a norm is to a kernel, its numbers apart
+FURTHEST = 2**10  # how far the last program of a launch may count past the end
 STORED = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -90,8 +91,8 @@ class Source(NamedTuple):
 
 
 def wide(*tensors: Tensor | None) -> bool:
-    """Whether an offset into one of these needs more than 32 bits."""
-    return any(t is not None and t.numel() > 2**31 - 1 for t in tensors)
+    """Whether an offset into one of these needs more than 32 bits, with what the last program counts past the end."""
+    return any(t is not None and t.numel() > 2**31 - FURTHEST for t in tensors)
 
 
 def conv_arguments(geometry: Geometry, weight: Tensor) -> dict[str, int]:

@@ -28,7 +28,7 @@ class WeightTile(NamedTuple):
 
 
 WARPS = 4  # one warpgroup, which wgmma and tcgen05 need; with 128 pixels each warp holds two tiles of mma
-POINTWISE_WARPS = 8  # of a 1x1 convolution
+POINTWISE_WARPS = 8  # of a 1x1 convolution into 64 channels
 STREAM_PIXELS = 64  # of a program without a product
 PROGRAMS = 1024  # that weight gradients aim at: 8 for each of the about 128 multiprocessors of a large GPU
 COPIED = 1024  # elements of a program that copies rows
@@ -48,13 +48,14 @@ def conv_tile(inputs: int, outputs: int, dtype: torch.dtype, precision: str, sid
     are 32 registers a thread and tensor. IEEE products hold both operands in registers: 32 channels a program and
     16 a step, else they spill.
 
-    A 1x1 convolution has few steps, which compilers unroll and prefetch at once: with four warps some spilled 8 to 16
-    bytes on sm_100. Eight have half the registers each, and on sm_80 and sm_90 more of them are resident.
+    A 1x1 convolution has few steps, which compilers unroll and prefetch at once: into 64 channels by four warps some
+    spilled 8 to 16 bytes on sm_100. Eight have half the registers each, and on sm_80 and sm_90 more of them are
+    resident; into 32, where four fit, one of eight spilled 8 bytes on sm_80.
     """
     wide = dtype == torch.float32
     n, k = (32, 16) if wide and precision == "ieee" else (64, 32)
-    warps = POINTWISE_WARPS if side == 1 else WARPS
-    return ConvTile(64 if wide else 128, _power(outputs, n), _power(inputs, k), warps, 2)
+    tile = ConvTile(64 if wide else 128, _power(outputs, n), _power(inputs, k), WARPS, 2)
+    return tile._replace(warps=POINTWISE_WARPS) if side == 1 and tile.n == 64 else tile
 
 
 def stream_channels(channels: int) -> int:

@@ -85,6 +85,7 @@ def sum_slots(partial, total, slots, slot_size, WIDE: tl.constexpr, BLOCK: tl.co
         entries = entries.to(tl.int64)
     inside = entries < slot_size
     sums = tl.zeros((BLOCK,), tl.float32)
-    for slot in range(slots):
-        sums += tl.load(partial + entries + slot * slot_size, inside, 0.0)
+    for _ in range(slots):
+        sums += tl.load(partial + entries, inside, 0.0)
+        partial += slot_size
     tl.store(total + entries, sums, inside)
