@@ -262,6 +262,13 @@ def test_a_relaxed_counter_orders_nothing():
         run(ARRIVE.format(order="relaxed"), words(32, 1), words(32, 1), blocks=2)
 
 
+def test_a_trap_is_an_error_for_those_who_come_to_it():
+    body = "setp.ne.u32 %p0, %r0, 40;\n\t@%p0 bra $END;\n\ttrap;\n$END:"
+    run(body, words(32, 1), words(32, 1))
+    with pytest.raises(PtxError, match="trap"):
+        run(body.replace("40", "4"), words(32, 1), words(32, 1))
+
+
 def test_an_unwritten_register_is_nan_and_an_unwritten_predicate_an_error():
     assert np.isnan(run("st.global.f32 [%rd5], %f9;", words(32, 1), words(32, 1)).view(np.float32)).all()
     with pytest.raises(PtxError, match="%p5.* is read before"):

@@ -188,6 +188,16 @@ def _branch(match: re.Match, what: Instruction) -> Step:
     return lambda block: block.go(block.kernel.program.labels[label])
 
 
+@instruction(r"trap")
+def _trap(match: re.Match, what: Instruction) -> Step:
+    """Where the compiler has found that nobody may come, such as behind a null pointer."""
+
+    def step(block: Any) -> None:
+        raise PtxError("a thread comes to a trap.")
+
+    return step
+
+
 @instruction(r"ret|exit")
 def _return(match: re.Match, what: Instruction) -> Step:
     return lambda block: block.go(block.kernel.done)
