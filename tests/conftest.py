@@ -54,13 +54,6 @@ def plant(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def fused_convolutions(monkeypatch):
-    """What the table of forms would choose on a GPU, tests of the fused kernels do not ask."""
-    blocks = pytest.importorskip("pathnet.kernels.block_run")
-    monkeypatch.setattr(blocks, "calls_vendor", lambda geometry, *rest: geometry.groups > 1)
-
-
-@pytest.fixture
 def ieee_products():
     """float32 convolutions of a GPU in full precision: in TF32 a small case errs by which of the two cuDNN takes."""
     before = torch.backends.cudnn.conv.fp32_precision

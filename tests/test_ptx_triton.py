@@ -14,6 +14,7 @@ from training_cases import check, images, route_of, step
 from triton_cases import halves
 
 from pathnet import use_backend
+from pathnet.kernels import block_run
 from pathnet.kernels.launch import INTERPRETED
 from pathnet.ops.stage_eval import stage_eval
 
@@ -64,6 +65,12 @@ def test_gates_of_each_image(tf32, poisoned):
 @pytest.mark.parametrize("form", ["preact", "bottleneck"])
 def test_other_blocks(form, poisoned):
     train(form, [1, 2], **({"channels": 16, "width": 4} if form == "bottleneck" else {}))
+
+
+@pytest.mark.parametrize("form, gates", [("basic", [1, 3, 2]), ("preact", [1, 4])], ids=str)
+def test_passes_around_the_vendors_convolutions(monkeypatch, form, gates, poisoned):
+    monkeypatch.setattr(block_run, "calls_vendor", lambda *call: True)
+    train(form, gates)
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (2, 16, 5, 7)], ids=str)

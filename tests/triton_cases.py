@@ -38,7 +38,7 @@ def _cast(self, value, target):
 InterpretedFunction.__call__ = _call
 InterpreterBuilder.cast_impl = _cast
 DEVICE = "cpu" if INTERPRETED else "cuda"
-on_gpu = [pytest.mark.gpu, pytest.mark.usefixtures("ieee_products", "fused_convolutions")]
+on_gpu = [pytest.mark.gpu, pytest.mark.usefixtures("ieee_products")]
 on_device = [] if INTERPRETED else on_gpu  # of whole files: `pytest -m gpu` runs the same cases on a GPU
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="reads what the interpreter does")
 
