@@ -62,14 +62,14 @@ def inner_gradient(
     )  # fmt: skip
     finish_inner(
         sums, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier, values, pixels, inputs, count,
-        IN, BATCH_STATS,
+        IN, SIDE, BATCH_STATS,
     )  # fmt: skip
 
 
 @triton.jit
 def finish_inner(
     sums, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier, values, pixels, inputs, count,
-    IN: tl.constexpr, BATCH_STATS: tl.constexpr,
+    IN: tl.constexpr, SIDE: tl.constexpr, BATCH_STATS: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient `sums` behind the ReLU that follows the norm of u_in, and what that norm's backward needs."""
     at, within = block(pixels, inputs, pixels < count, IN)
@@ -79,7 +79,7 @@ def finish_inner(
     tl.store(g_in + at, gradient, within)
     finish_backward(
         gradient.to(tl.float32), own, inputs, values, slots, counter, state_in, slopes_in, gradients_in, multiplier,
-        IN, BATCH_STATS,
+        IN, BATCH_STATS, ROUNDED=SIDE == 1,
     )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def outer_gradient(
     )  # fmt: skip
     finish_outer(
         sums, skip, alive, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier, pixels, inputs,
-        count, IN, BLOCK_N, ADDS, MASK, SUMS, BATCH_STATS, False,
+        count, IN, BLOCK_N, ADDS, MASK, SUMS, BATCH_STATS, SIDE == 1,
     )  # fmt: skip
 
 

@@ -88,8 +88,8 @@ def store_sums(slots, g, xhat, channels, CHANNELS: tl.constexpr, ROUNDED: tl.con
 
     A sum runs through several threads at once, which must come to equal bits. Where a thread may have one value of a
     channel, the product is ROUNDED before it is added: a compiler that fused the two would round each thread's own
-    product otherwise than that of its partner. Behind a product of matrices each thread has several, whose sum it
-    hands on, and the rounded products would cost registers.
+    product otherwise than that of its partner. Behind a product of matrices over the four warps of a 3x3 convolution
+    each thread has several, whose sum it hands on, and the rounded products would cost registers.
     """
     tile, tiles, inside = tl.program_id(0), tl.num_programs(0), channels < CHANNELS
     products = tl.fma(g, xhat, tl.zeros_like(g)) if ROUNDED else g * xhat

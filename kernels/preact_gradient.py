@@ -34,7 +34,7 @@ def residual_gradient(
     )  # fmt: skip
     finish_inner(
         sums, u_in, g_in, state_in, slopes_in, gradients_in, slots, counter, multiplier, count, pixels, inputs, count,
-        IN, BATCH_STATS,
+        IN, SIDE, BATCH_STATS,
     )  # fmt: skip
 
 

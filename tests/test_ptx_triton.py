@@ -67,10 +67,10 @@ def test_other_blocks(form, poisoned):
     train(form, [1, 2], **({"channels": 16, "width": 4} if form == "bottleneck" else {}))
 
 
-@pytest.mark.parametrize("form, gates", [("basic", [1, 3, 2]), ("preact", [1, 4])], ids=str)
+@pytest.mark.parametrize("form, gates", [("basic", [1, 3]), ("preact", [4])], ids=str)
 def test_passes_around_the_vendors_convolutions(monkeypatch, form, gates, poisoned):
     monkeypatch.setattr(block_run, "calls_vendor", lambda *call: True)
-    train(form, gates)
+    train(form, gates, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (2, 16, 5, 7)], ids=str)
