@@ -21,7 +21,7 @@ CASES = [  # dtype, shape and gates
     (torch.float16, (36, 32, 5, 7), [1, 3]),
     (torch.bfloat16, (37, 64, 8, 8), [3, 1]),
 ]
-TF32_CASES = [((2, 16, 17, 18), [1, 2, 4]), ((14, 32, 7, 6), [3, 1])]
+TF32_CASES = [((2, 16, 17, 18), [1, 2, 4]), ((14, 32, 7, 6), [3, 1]), ((19, 64, 8, 8), [3, 1])]
 stage_train = importlib.import_module("pathnet.ops.stage_train")  # the module, and not its function
 
 
