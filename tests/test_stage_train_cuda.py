@@ -65,6 +65,16 @@ def test_batch_norms_by_running_statistics():
         check("cuda", stage, x, None, DIRECT)
 
 
+@pytest.mark.parametrize("form", ["basic", "preact"])
+def test_a_weight_that_asks_for_no_gradient(form):
+    """No tile of what its convolution has read is there; the mask before it, or the norm, still reads its values."""
+    stage, x = stage_of(torch.bfloat16, blocks=2, form=form), torch.rand(3, 16, 14, 15).bfloat16()
+    for conv in (stage[0].conv2, stage[1].conv1):
+        conv.requires_grad_(False)
+    with on_host("check"):
+        check("cuda", stage, x, None, DIRECT)
+
+
 def test_a_strided_first_block_goes_another_way():
     """The reference here; its shortcut runs once, so its batch norm moves once."""
     stage = halves(make_stage("basic", "conv", 16, 32, 2, 2), torch.bfloat16).train()
