@@ -89,7 +89,7 @@ def norm_tables(like: Tensor, norms: int, rows: int, channels: int) -> Tensor:
     return torch.empty((norms, rows, channels), dtype=torch.float32, device=like.device)
 
 
-def run_workspace(like: Tensor, shapes: Shapes) -> Workspace:
-    """Slots for every norm of a run, on the sides of its convolutions."""
+def run_workspace(like: Tensor, shapes: Shapes, copies: int = 1) -> Workspace:
+    """Slots for every norm of a run, on the sides of its convolutions, for so many gradients at once."""
     first = shapes[0][0]
-    return workspace(like, first.pixels_in, max(first.inputs, widest(shapes)))
+    return workspace(like, first.pixels_in, copies * max(first.inputs, widest(shapes)))

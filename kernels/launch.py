@@ -12,6 +12,7 @@ from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
 from pathnet.kernels.conv_forward import conv_forward
+from pathnet.kernels.copies import of_each
 
 WORKSPACE = ("slots", "counter", "partial")  # arguments that hold partial sums: counted in a column of their own
 INTERPRETED = isinstance(conv_forward, InterpretedFunction)  # TRITON_INTERPRET=1 stood when Triton was imported
@@ -34,6 +35,7 @@ class Launch(NamedTuple):
     touched: Mapping[str, int] = {}  # bytes of tensors of which a part alone is read or written
 
     gate: Tensor | None = None  # int32, one number on the device: where it is 0 the kernel does nothing
+    apart: Mapping[str, int] = {}  # elements from one copy of an argument to the next, which the last grid side counts
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -69,10 +71,13 @@ def run(launch: Launch) -> None:
     if next(iter(launch.tensors.values())).is_meta:
         return
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
-    if launch.gate is None:
-        launch.kernel[launch.grid](**launch.arguments, **launch.constants, **options)
-    else:
+    if launch.gate is not None:
         gated[launch.grid](launch.gate, launch.kernel, *_in_order(launch), **options)
+    elif launch.apart:
+        arguments, constants = _in_order(launch)
+        of_each[launch.grid](launch.kernel, tuple(zip(arguments, _steps(launch), strict=True)), constants, **options)
+    else:
+        launch.kernel[launch.grid](**launch.arguments, **launch.constants, **options)
 
 
 def note(name: str, reads: dict[str, Tensor], writes: dict[str, Tensor]) -> None:
@@ -94,6 +99,11 @@ def _in_order(launch: Launch) -> tuple[tuple, tuple]:
     names = launch.kernel.arg_names
     arguments = tuple(launch.arguments[name] for name in names if name not in launch.constants)
     return arguments, tuple(launch.constants[name] for name in names if name in launch.constants)
+
+
+def _steps(launch: Launch) -> tuple[int | None, ...]:
+    """From one copy to the next, for each argument in order."""
+    return tuple(launch.apart.get(name) for name in launch.kernel.arg_names if name not in launch.constants)
 
 
 def product_dtype(stored: tl.dtype) -> tl.dtype:

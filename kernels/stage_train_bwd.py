@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pathnet.gates import Gate
 from pathnet.kernels.block_run import BlockRun, Shapes, norm_tables, numbers_of, run_workspace, widest
-from pathnet.kernels.launch import run
+from pathnet.kernels.copies import for_each
+from pathnet.kernels.launch import Launch, run
 from pathnet.kernels.partial_sums import PartialSums, partial_sums
 from pathnet.kernels.passes import Before, Behind, Source, arrive_pass, inner_gradient_pass, outer_gradient_pass
 from pathnet.kernels.separate import gradient_entering, separate_inner, separate_outer
@@ -29,6 +30,11 @@ class Gradients(NamedTuple):
     norms: Tensor  # float32 [norms, 2, most channels]: of weight and bias (`numbers_of`); unwritten for FORWARD blocks
 
 
+def copies_of(grad_y: Tensor, shapes: Shapes) -> int:
+    """How many gradients of one forward `grad_y` holds, one behind the other."""
+    return len(grad_y) // shapes[0][0].images
+
+
 class _Run(NamedTuple):
     blocks: BlockRun
     shapes: Shapes
@@ -38,10 +44,24 @@ class _Run(NamedTuple):
     space: Workspace
     partial: PartialSums
     vendors: frozenset[int]  # convolutions in the separate-pass form
+    copies: int  # gradients at once; what is said of one here is that of the first
 
     def of_block(self, block: int) -> Sequence[Tensor | None]:
         width = self.blocks.depth + BESIDE
         return self.kept[width * block : width * (block + 1)]
+
+    def run(self, launch: Launch) -> None:
+        """Launch for all gradients."""
+        run(for_each(launch, self.copies, self.slopes.numel()))
+
+    def fresh(self, like: Tensor, images: int, *sides: int) -> Tensor:
+        """Memory for a gradient of this shape, and behind it for those of the other copies."""
+        shape = self.copies * images, *sides
+        return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)[:images]
+
+    def all_of(self, first: Tensor) -> Tensor:
+        """The gradients of all copies."""
+        return first.as_strided((self.copies * len(first), *first.shape[1:]), first.stride())
 
 
 def stage_train_bwd(
@@ -51,18 +71,22 @@ def stage_train_bwd(
     """The gradients asked for; grad_y and x are in channels_last, and `kept` is that of `stage_train_fwd`.
 
     With `has_skip` that of the shortcut leaves block 0 beside that of x, and where block 0 is FORWARD instead of it.
+    grad_y may hold k gradients, [k N, C, H, W]: then all is k-fold, norms [k norms, 2, C], weights are not asked for,
+    and no convolution is the vendor's.
     """
     shapes, gates = blocks.shapes(x.shape[0], x.shape[2], x.shape[3]), blocks.gates
-    slopes = norm_tables(grad_y, len(blocks.norms), 2, widest(shapes))
-    vendors, space = blocks.vendors(shapes, x.dtype), run_workspace(x, shapes)
+    copies = copies_of(grad_y, shapes)
+    tables = [norm_tables(grad_y, copies * len(blocks.norms), 2, widest(shapes)) for _ in range(2)]
+    slopes, gradients = (table[: len(blocks.norms)] for table in tables)
+    vendors, space = blocks.vendors(shapes, x.dtype), run_workspace(x, shapes, copies)
     partial = partial_sums(blocks, shapes, grad_y, needs_weights, vendors)
     read = [place for place in vendors if has_gradient(gates[place // blocks.depth])]
     blocks = blocks._replace(weights=cast_weights(blocks.weights, read, grad_y.dtype))
-    state = _Run(blocks, shapes, kept, slopes, torch.empty_like(slopes), space, partial, vendors)
-    block = before(gates, len(gates))
-    g, bits = torch.empty_like(grad_y), kept[-1]
+    state = _Run(blocks, shapes, kept, slopes, gradients, space, partial, vendors, copies)
+    block, grad_y = before(gates, len(gates)), grad_y[: len(x)]
+    g, bits = state.fresh(grad_y, *grad_y.shape), kept[-1]
     assert bits is not None
-    run(arrive_pass("arrive", grad_y, None, "bits", bits, _before(state, block), g, space))
+    state.run(arrive_pass("arrive", grad_y, None, "bits", bits, _before(state, block), g, space))
     grad_x, grad_skip = None, None
     separate = has_skip and has_gradient(gates[0])
     while block is not None:
@@ -77,7 +101,11 @@ def stage_train_bwd(
         grad_skip = g
     else:
         grad_x = g
-    return Gradients(grad_x if needs_x else None, grad_skip if needs_skip else None, partial.total(), state.gradients)
+    wanted_x, wanted_skip = (
+        state.all_of(grad) if need and grad is not None else None
+        for need, grad in ((needs_x, grad_x), (needs_skip, grad_skip))
+    )
+    return Gradients(wanted_x, wanted_skip, partial.total(), tables[1])
 
 
 def _inner(state: _Run, block: int, g: Tensor, x: Tensor) -> Behind:
@@ -95,8 +123,8 @@ def _inner(state: _Run, block: int, g: Tensor, x: Tensor) -> Behind:
             entered = gradient_entering(index + 1, behind)
             behind = separate_inner(index + 1, geometry, entered, weight, norm, state.space, state.partial, place)
             continue
-        inner = _with_gradient(norm, torch.empty_like(norm.u))
-        run(
+        inner = _with_gradient(norm, state.fresh(norm.u, *norm.u.shape))
+        state.run(
             inner_gradient_pass(f"data gradient conv{index + 1}", geometry, behind, weight, norm, inner.g, state.space,
                                 precision)
         )  # fmt: skip
@@ -115,13 +143,12 @@ def _outer(state: _Run, block: int, below: int | None, behind: Behind, skip: Ten
     mask, (kept_x, *_, bits) = mask_at(gates, block), state.of_block(block)
     alive = bits if mask == "bits" else kept_x if mask == "values" else None
     skip = None if gates[block] == Gate.RESIDUAL else skip
-    shape = first.images, first.inputs, first.height, first.width
-    g_in = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    g_in = state.fresh(x, first.images, first.inputs, first.height, first.width)
     place, norm = state.blocks.depth * block, _before(state, below)
     masked = state.blocks.weights[place], skip, mask, alive, norm, g_in, state.space
     if place in state.vendors:
         return separate_outer(first, behind, *masked)
-    run(outer_gradient_pass("data gradient conv1", first, behind, *masked, precision))
+    state.run(outer_gradient_pass("data gradient conv1", first, behind, *masked, precision))
     return g_in
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from pathnet.ops.schemas import library
 
 
-def batch_one_by_one(op: str) -> None:
-    """Let a backward op, whose first argument is the gradient and which returns a list, run them one by one."""
+def batch_one_by_one(op: str, together: Callable[..., list[Tensor] | None] = lambda *call: None) -> None:
+    """Let a backward op, whose first argument is the gradient and which returns a list, run them one by one.
+
+    `together` runs them at once where it can, and gives None where it cannot.
+    """
 
     def run(grads_y: Tensor, *rest) -> list[Tensor]:
+        if (found := together(grads_y, *rest)) is not None:
+            return found
         each = [getattr(torch.ops.pathnet, op)(grad_y, *rest) for grad_y in grads_y.unbind(0)]
         return [torch.stack(grads) for grads in zip(*each, strict=True)]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pathnet.ops.one_by_one import batch_one_by_one
 from pathnet.ops.schemas import library
-from pathnet.ops.stage_train_forms import KERNELS, PREACTS
+from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, KERNELS, PREACTS
 
 if TYPE_CHECKING:  # Triton may be missing: then nobody calls these ops
     from pathnet.kernels.block_run import BlockRun
@@ -85,13 +85,31 @@ def _bwd(grad_y, x, saved, weights, norms, blocks, *rest):
     return [grad for grad in grads if grad is not None]
 
 
+MOST_COPIES = 16  # gradients at once: each has counters of its own
+
+
+def _together(grads_y, x, saved, weights, norms, blocks, *rest):
+    """The gradients of x and skip for several of y [k, N, C, H, W], in the launches of one."""
+    *layout, _, needs = rest
+    run = block_run(weights, norms, [None] * (3 * len(norms) // 2), blocks, *layout)
+    vendors = blocks[0] in (BASIC, BOTTLENECK) and run.vendors(run.shapes(x.shape[0], *x.shape[2:]), x.dtype)
+    if blocks[0] not in (BASIC, BOTTLENECK) or vendors or any(needs[2 : 2 + len(weights)]):
+        return None
+    parts = []
+    for several in grads_y.split(MOST_COPIES):
+        found = torch.ops.pathnet.stage_train_triton_bwd(several.flatten(0, 1), x, saved, weights, norms, blocks, *rest)
+        parts.append([grad.unflatten(0, (len(several), -1)) for grad in found])
+    return [torch.cat(grads) for grads in zip(*parts, strict=True)]
+
+
 def _bwd_fake(grad_y, x, saved, weights, norms, *rest):
-    needs = rest[-1]
-    given = [torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)] * needs[0]
+    needs, copies = rest[-1], len(grad_y) // len(x)
+    shape = len(grad_y), *x.shape[1:]
+    given = [torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)] * needs[0]
     given += [torch.empty_like(grad_y, memory_format=torch.channels_last)] if needs[1] else []
     needed = [weight for weight, need in zip(weights, needs[2:], strict=False) if need]
     given += [weights[0].new_empty(sum(weight.numel() for weight in needed))] if needed else []
-    return [*given, grad_y.new_empty((len(norms) // 2, 2, max(map(len, norms))), dtype=torch.float32)]
+    return [*given, grad_y.new_empty((copies * len(norms) // 2, 2, max(map(len, norms))), dtype=torch.float32)]
 
 
 for _key in ("CPU", "CUDA"):
@@ -99,4 +117,4 @@ for _key in ("CPU", "CUDA"):
     library.impl("stage_train_triton_bwd", _bwd, _key)
 torch.library.register_fake("pathnet::stage_train_triton_fwd", _fwd_fake, lib=library)
 torch.library.register_fake("pathnet::stage_train_triton_bwd", _bwd_fake, lib=library)
-batch_one_by_one("stage_train_triton_bwd")
+batch_one_by_one("stage_train_triton_bwd", _together)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import pathnet.ops.stage_train_triton_rules  # noqa: F401  # the ops, and what PyTorch must know of them
 from pathnet.gates import Gate
+from pathnet.ops.asked import asked_for
 from pathnet.ops.once import differentiable_once
 from pathnet.ops.stage_train_forms import PREACTS
 from pathnet.ops.stage_train_run import Run, recorded, run_of
@@ -65,7 +66,8 @@ class _StageTrainGpuRun(torch.autograd.Function):
         # Else it tells the shape and nobody reads it; not batched, as grad_y may be.
         x = next(kept) if ctx.keeps_x else torch.empty(1, dtype=grad_y.dtype, device=grad_y.device).expand(ctx.shape)
         weights = [next(kept) if weight is None else weight for weight in ctx.weights]
-        needs = [*ctx.needs_input_grad[1:3], *ctx.needs_input_grad[5:]]
+        asked = asked_for(ctx)  # of x, skip if there is one, and the parameters
+        needs = asked if ctx.has_skip else [asked[0], False, *asked[1:]]
         with torch.no_grad():
             backward = getattr(torch.ops.pathnet, f"{ctx.op}_bwd")
             found = backward(
