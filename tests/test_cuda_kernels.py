@@ -65,6 +65,15 @@ def test_a_merged_backward_spills_nothing_where_registers_are_shortest(arguments
 
 
 @needs_nvcc
+@pytest.mark.parametrize("arguments, arch", [("false, 16, 4", 100), ("false, 32, 8", 90)])
+def test_net_eval_spills_nothing_where_registers_are_shortest(arguments, arch):
+    """With twice the channels its stream stands in local memory, on purpose."""
+    row = compile_kernel(named(f"pathnet::net_eval_kernel<pathnet::Bf16, {arguments}>"), arch)
+    assert unfit(row._asdict()) is None and row.spill_bytes == 0
+    assert (row.local_bytes > 0) == (row.settings["channels"] == 32)
+
+
+@needs_nvcc
 @pytest.mark.parametrize("name", ["stage_train_merge_kernel", "stage_train_sum_kernel", "probe_kernel"])
 def test_a_kernel_without_products_compiles(name):
     row = compile_kernel(next(kernel for kernel in KERNELS if kernel.name == name), 80)
