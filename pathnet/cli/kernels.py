@@ -92,11 +92,11 @@ def _compile(job: tuple[str, int, int, Choice, Path | None]) -> dict[str, Any]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """A line a kernel, and a sentence for each that is unfit."""
-    lines = [f"{'kernel':<27} " + " ".join(f"{title:>7}" for title in COLUMNS.values()) + "  settings"]
+    lines = [f"{'kernel':<30} " + " ".join(f"{title:>7}" for title in COLUMNS.values()) + "  settings"]
     for row in rows:
         numbers = " ".join(f"{row[column]:>7}" for column in COLUMNS)
         settings = " ".join(f"{name}={value}" for name, value in row["settings"].items())
-        lines.append(f"{row['name']:<27} {numbers}  {settings}")
+        lines.append(f"{row['name']:<30} {numbers}  {settings}")
         if reason := unfit(row):
             lines.append(f"  {reason}")
     wrong = sum(unfit(row) is not None for row in rows)
