@@ -71,10 +71,10 @@ def _read_npz(path: Path) -> tuple[np.ndarray, ...]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"root must be a readable .npz file, but {path} is not: {error}") from error
+        raise ValueError(f"images must stand in a readable .npz file, but {path} is none: {error}") from error
     missing = {"x", "y"} - arrays.keys()
     if missing:
-        raise ValueError(f"root must hold the arrays x and y, but {path} lacks {' and '.join(sorted(missing))}")
+        raise ValueError(f"an .npz file of images must hold the arrays x and y, but {path} lacks {' and '.join(sorted(missing))}")
     if arrays["x"].ndim != 4 or len(arrays["x"]) == 0:
         raise ValueError(f"x must be images [N, H, W, C] with N > 0, but {path} has {list(arrays['x'].shape)}")
     y = _checked_labels(arrays["y"], len(arrays["x"]), path)
