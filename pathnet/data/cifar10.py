@@ -74,7 +74,8 @@ def _read_npz(path: Path) -> tuple[np.ndarray, ...]:
         raise ValueError(f"images must stand in a readable .npz file, but {path} is none: {error}") from error
     missing = {"x", "y"} - arrays.keys()
     if missing:
-        raise ValueError(f"an .npz file of images must hold the arrays x and y, but {path} lacks {' and '.join(sorted(missing))}")
+        lacks = " and ".join(sorted(missing))
+        raise ValueError(f"an .npz file of images must hold the arrays x and y, but {path} lacks {lacks}")
     if arrays["x"].ndim != 4 or len(arrays["x"]) == 0:
         raise ValueError(f"x must be images [N, H, W, C] with N > 0, but {path} has {list(arrays['x'].shape)}")
     y = _checked_labels(arrays["y"], len(arrays["x"]), path)
