@@ -56,9 +56,9 @@ void gather(const Image* in, int64_t first, int64_t count, const AnyPanel& panel
   for_segments(in[0], first, count, [&](const Segment& s) {
     const Image& image = in[s.image];
     for (int64_t b = 0; b < image.blocks; ++b)
-      for (int r = 0; r < kRegisters; ++r)
-        transform_input(image.at(b, s.row * kTile - 1, s.column * kTile - 1) + r * kLanes,
-                        image.row_stride(), s.tiles, panel.writer(b, s.at, r));
+      transform_input(
+          image.at(b, s.row * kTile - 1, s.column * kTile - 1), image.row_stride(), s.tiles,
+          [&](int r) __attribute__((always_inline)) { return panel.writer(b, s.at, r); });
   });
 }
 

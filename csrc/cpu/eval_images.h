@@ -91,16 +91,20 @@ void split_phases(const Image& in, const Image& out) {
 }
 
 void affine_relu(const Image& in, const float* scale, const float* shift, const Image& out) {
-  for (int64_t b = 0; b < in.blocks; ++b)
-    for (int r = 0; r < kBlock; r += kLanes) {
-      const Vector factor = load(scale + b * kBlock + r), summand = load(shift + b * kBlock + r);
-      for (int64_t i = 0; i < in.height; ++i) {
-        const float* from = in.at(b, i, 0) + r;
-        float* to = out.at(b, i, 0) + r;
-        for (int64_t j = 0; j < in.width * kBlock; j += kBlock)
-          store(to + j, relu(load(from + j) * factor + summand));
-      }
+  for (int64_t b = 0; b < in.blocks; ++b) {
+    Vector factor[kRegisters], summand[kRegisters];
+    for (int r = 0; r < kRegisters; ++r) {
+      factor[r] = load(scale + b * kBlock + r * kLanes);
+      summand[r] = load(shift + b * kBlock + r * kLanes);
     }
+    for (int64_t i = 0; i < in.height; ++i) {
+      const float* from = in.at(b, i, 0);
+      float* to = out.at(b, i, 0);
+      for (int64_t j = 0; j < in.width; ++j, from += kBlock, to += kBlock)
+        for (int r = 0; r < kRegisters; ++r)
+          store(to + r * kLanes, relu(load(from + r * kLanes) * factor[r] + summand[r]));
+    }
+  }
 }
 
 }  // namespace

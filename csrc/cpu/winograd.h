@@ -84,13 +84,18 @@ PATHNET_INLINE void input_row_pair(const float* patch, int64_t row_stride, int64
   }
 }
 
-// B^T d B of `tiles` tiles in a row; `patch` is the upper left corner of the first one's patch.
-template <typename Put>
+// B^T d B of `tiles` tiles in a row, for a block of channels: calls put_of(r)(position, tile,
+// value) for register r. `patch` is the upper left corner of the first tile's patch. All registers
+// of a cache line are written close to one another.
+template <typename PutOf>
 PATHNET_INLINE void transform_input(const float* patch, int64_t row_stride, int64_t tiles,
-                                    const Put& put) {
-  input_row_pair<0, 5>(patch, row_stride, tiles, put);
-  input_row_pair<1, 2>(patch, row_stride, tiles, put);
-  input_row_pair<3, 4>(patch, row_stride, tiles, put);
+                                    const PutOf& put_of) {
+  for (int r = 0; r < kRegisters; ++r)
+    input_row_pair<0, 5>(patch + r * kLanes, row_stride, tiles, put_of(r));
+  for (int r = 0; r < kRegisters; ++r)
+    input_row_pair<1, 2>(patch + r * kLanes, row_stride, tiles, put_of(r));
+  for (int r = 0; r < kRegisters; ++r)
+    input_row_pair<3, 4>(patch + r * kLanes, row_stride, tiles, put_of(r));
 }
 
 // A^T m A of one tile for one register of channels: calls emit(j, y) with each column y of it.
