@@ -19,6 +19,12 @@ from benchmarks.eager_counter import Counted, cast_convolutions, count
 
 BATCH, SIDE = 128, 32
 STAGES = ((16, 32, 18), (32, 16, 17), (64, 8, 17))  # channels, side and identity blocks of ResNet-110
+FORMS: tuple[tuple[str, type[Block], str], ...] = (
+    ("basic block, FULL", BasicBlock, "basic"),
+    ("pre-activation block, FULL", PreActBlock, "preact"),
+    ("bottleneck block, FULL", Bottleneck, "bottleneck"),
+    ('the same, `recompute="conv3"`', Bottleneck, "recomputed_bottleneck"),
+)  # a row each: its name, eager's block and our form
 HEADING = "## Launches and bytes on a GPU, counted"
 TEXT = """Counted on tensors without memory, not timed: no GPU was measured. A training step in float16 at batch
 128; T is the size of a block's value. Eager is mixed precision in channels-last (`benchmarks/eager_counter.py`); the
@@ -38,12 +44,8 @@ def section() -> str:
 
 def _rows() -> Iterator[list[str]]:
     ours = find_spec("triton") is not None
-    for kind, name in ((BasicBlock, "basic"), (PreActBlock, "pre-activation"), (Bottleneck, "bottleneck")):
-        yield [
-            f"{name} block, FULL",
-            *_block(kind, FULL),
-            *(_our_block(kind) if ours else ["-"] * 3),
-        ]
+    for name, kind, form in FORMS:
+        yield [name, *_block(kind, FULL), *(_our_block(kind, form) if ours else ["-"] * 3)]
     for name, step in (("all FULL", 1), ("17 of 52 FULL, the rest FORWARD", 3)):
         yield [f"ResNet-110, {name}", *_net(step), *(_our_net(step) if ours else ["-"] * 3)]
 
@@ -100,12 +102,9 @@ def _ours(channels: int, side: int, gates: list[int], form: str = "basic") -> tu
     return len(launches), _bytes(touched), _bytes(large), [*kept, *([x] if gates[0] == FULL else [])]
 
 
-FORMS: dict[type[Block], str] = {BasicBlock: "basic", PreActBlock: "preact", Bottleneck: "bottleneck"}
-
-
-def _our_block(kind: type[Block]) -> list[str]:
+def _our_block(kind: type[Block], form: str) -> list[str]:
     channels = 16 * kind.expansion
-    one, two = (_ours(channels, SIDE, [FULL] * blocks, FORMS[kind]) for blocks in (2, 3))
+    one, two = (_ours(channels, SIDE, [FULL] * blocks, form) for blocks in (2, 3))
     size = BATCH * channels * SIDE * SIDE * 2
     saved = (_bytes(two[3]) - _bytes(one[3])) / size
     return [str(two[0] - one[0]), f"{(two[2] - one[2]) / size:g} T", f"{saved:g} T"]

@@ -26,6 +26,7 @@ class BlockRun(NamedTuple):
     multipliers: list[float]
     precision: str  # of float32 products: tf32 or ieee
     chip: Chip | None = None  # compute capability of the GPU
+    recomputes: bool = False  # the backward makes anew what the last convolution of a block gives, and nobody keeps it
 
     @property
     def depth(self) -> int:

@@ -6,6 +6,7 @@ Launches that differ in what only leaves code out, or in numbers that only stand
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,12 +36,13 @@ GATES = (Gate.FULL, Gate.FORWARD, Gate.FORWARD, Gate.FULL, Gate.FROZEN, Gate.RES
 IMAGES, SIDE = 128, 32
 ONLY_NUMBERS = {"IN", "OUT", "CHANNELS", "BATCH_STATS", "MOVES"}
 ROWS = [[Gate.FORWARD, Gate.FULL, Gate.FORWARD], [Gate.OFF] * 3, [Gate.FULL, Gate.OFF, Gate.OFF]] * (IMAGES // 3)
-DEPTHS = {"basic": 2, "preact": 2, "bottleneck": 3, "preact_bottleneck": 3}  # convolutions of a block
+DEPTHS = {"basic": 2, "preact": 2, "bottleneck": 3, "preact_bottleneck": 3, "recomputed_bottleneck": 3}  # convolutions
 TRAINING = {
     "basic": (stage_train_fwd, stage_train_bwd, kept_tensors),
     "preact": (stage_train_preact_fwd, stage_train_preact_bwd, kept_of_preact),
     "bottleneck": (stage_train_fwd, stage_train_bwd, kept_tensors),
     "preact_bottleneck": (stage_train_preact_fwd, stage_train_preact_bwd, kept_of_preact),
+    "recomputed_bottleneck": (stage_train_fwd, stage_train_bwd, partial(kept_tensors, recomputes=True)),
 }  # the forward and the backward of a run, and what is kept between them
 
 
@@ -63,7 +65,8 @@ def meta_run(
         ]  # fmt: skip
         x = torch.empty((images, first, side, side), dtype=stored, memory_format=torch.channels_last)
     strides = [stride] + [1] * (len(gates) - 1)
-    blocks = BlockRun(weights, norms, strides, [int(gate) for gate in gates], [1.0] * len(gates), precision, chip)
+    blocks = BlockRun(weights, norms, strides, [int(gate) for gate in gates], [1.0] * len(gates), precision, chip,
+                      recomputes=form == "recomputed_bottleneck")  # fmt: skip
     needs_weights = [gates[i // depth] in (Gate.FULL, Gate.RESIDUAL) for i in range(len(weights))]
     skip = None if stride == 1 else x.new_empty((images, channels, -(-side // stride), -(-side // stride)))
     forward, backward, _ = TRAINING[form]
@@ -170,6 +173,7 @@ def _other_forms(width: int, dtype: str) -> Iterator[Launch]:
     yield from meta_run(width, [Gate.FULL], dtype, inputs=width // 2, stride=2, form="preact")
     yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, form="bottleneck")
     yield from meta_run(4 * width, [Gate.FULL], dtype, stride=2, form="bottleneck")
+    yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, form="recomputed_bottleneck")
     yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, form="preact_bottleneck")
     yield from meta_run(4 * width, [Gate.FULL], dtype, stride=2, form="preact_bottleneck")
     yield from meta_eval(4 * width, 1, dtype, form="bottleneck")

@@ -10,6 +10,7 @@ TILES_IN = "ceil(count / BLOCK_M)", "ceil(IN / BLOCK_N)"  # of its input's gradi
 
 GRIDS: dict[str, tuple[str, ...]] = {
     "conv_forward": TILES,
+    "conv_again": TILES,
     "conv_residual": TILES,
     "first_norm": ("ceil(count / BLOCK_M)", "ceil(CHANNELS / BLOCK_N)"),
     "residual_gradient": TILES_IN,

@@ -14,6 +14,7 @@ from pathnet.kernels.copies import for_each
 from pathnet.kernels.launch import Launch, run
 from pathnet.kernels.partial_sums import PartialSums, partial_sums
 from pathnet.kernels.passes import Before, Behind, Source, arrive_pass, inner_gradient_pass, outer_gradient_pass
+from pathnet.kernels.recompute import forward_again
 from pathnet.kernels.separate import gradient_entering, separate_inner, separate_outer
 from pathnet.kernels.stage_train_fwd import BESIDE
 from pathnet.kernels.stage_train_plan import before, has_gradient, mask_at
@@ -86,16 +87,19 @@ def stage_train_bwd(
     block, grad_y = before(gates, len(gates)), grad_y[: len(x)]
     g, bits = state.fresh(grad_y, *grad_y.shape), kept[-1]
     assert bits is not None
-    state.run(arrive_pass("arrive", grad_y, None, "bits", bits, _before(state, block), g, space))
+    last = _before(state, block)
+    state.run(arrive_pass("arrive", grad_y, None, "bits", bits, last, g, space))
     grad_x, grad_skip = None, None
     separate = has_skip and has_gradient(gates[0])
-    while block is not None:
+    while block is not None and last is not None:
         if block == 0 and separate:
             grad_skip = g
         below = before(gates, block)
-        inner = _inner(state, block, g, x)
+        inner = _inner(state, block, _with_gradient(last, g), x)
+        del last  # what was made anew goes before the next is made
+        last = _before(state, below)
         wanted = below is not None or (needs_skip if has_skip and not separate else needs_x)
-        g = _outer(state, block, below, inner, None if block == 0 and separate else g, x) if wanted else None
+        g = _outer(state, block, last, inner, None if block == 0 and separate else g, x) if wanted else None
         block = below
     if has_skip and not separate:
         grad_skip = g
@@ -108,14 +112,13 @@ def stage_train_bwd(
     return Gradients(wanted_x, wanted_skip, partial.total(), tables[1])
 
 
-def _inner(state: _Run, block: int, g: Tensor, x: Tensor) -> Behind:
-    """From the gradient of the block's sum to that behind its first norm, and the gradients of all its weights.
+def _inner(state: _Run, block: int, behind: Behind, x: Tensor) -> Behind:
+    """From the gradient behind a block's last norm to that behind its first, and the gradients of all its weights.
 
     Where the vendor's first convolution is trained, it is that of what the convolution gave.
     """
     kept_x, *_ = state.of_block(block)
     depth, precision = state.blocks.depth, state.blocks.precision
-    behind = _with_gradient(_norm_before(state, block, depth - 1), g)
     for index in range(depth - 1, 0, -1):
         place, geometry = depth * block + index, state.shapes[block][index]
         norm, weight = _norm_before(state, block, index - 1), state.blocks.weights[place]
@@ -136,15 +139,15 @@ def _inner(state: _Run, block: int, g: Tensor, x: Tensor) -> Behind:
     return behind
 
 
-def _outer(state: _Run, block: int, below: int | None, behind: Behind, skip: Tensor | None, x: Tensor) -> Tensor:
-    """From the gradient behind the first norm to that of the sum of block `below`, or of the run's input."""
+def _outer(state: _Run, block: int, norm: Before | None, behind: Behind, skip: Tensor | None, x: Tensor) -> Tensor:
+    """From the gradient behind the first norm to that behind the `norm` before the block, or of the run's input."""
     first = state.shapes[block][0]
     gates, precision = state.blocks.gates, state.blocks.precision
     mask, (kept_x, *_, bits) = mask_at(gates, block), state.of_block(block)
     alive = bits if mask == "bits" else kept_x if mask == "values" else None
     skip = None if gates[block] == Gate.RESIDUAL else skip
     g_in = state.fresh(x, first.images, first.inputs, first.height, first.width)
-    place, norm = state.blocks.depth * block, _before(state, below)
+    place = state.blocks.depth * block
     masked = state.blocks.weights[place], skip, mask, alive, norm, g_in, state.space
     if place in state.vendors:
         return separate_outer(first, behind, *masked)
@@ -153,7 +156,7 @@ def _outer(state: _Run, block: int, below: int | None, behind: Behind, skip: Ten
 
 
 def _before(state: _Run, block: int | None) -> Before | None:
-    """The last norm of `block`, whose sums the pass that makes its gradient forms."""
+    """The last norm of `block`, whose sums the pass that makes its gradient forms; called once a block."""
     return None if block is None else _norm_before(state, block, state.blocks.depth - 1)
 
 
@@ -161,10 +164,20 @@ def _norm_before(state: _Run, block: int, index: int) -> Before:
     """The norm behind convolution `index` of a block."""
     _, *us, states, _ = state.of_block(block)
     u, place = us[index], state.blocks.depth * block + index
-    assert u is not None and states is not None
+    assert states is not None
+    if u is None:
+        u = _again(state, block, index)
     norm, channels = state.blocks.norms[place], u.shape[1]
     slopes, gradients = (numbers_of(table[place], 2, channels) for table in (state.slopes, state.gradients))
     return Before(u, numbers_of(states[index], 4, channels), slopes, gradients, norm.multiplier, norm.batch_stats)
+
+
+def _again(state: _Run, block: int, index: int) -> Tensor:
+    """What convolution `index` of a block gave, where nobody has kept it."""
+    norm, place = _norm_before(state, block, index - 1), state.blocks.depth * block + index
+    geometry, weight = state.shapes[block][index], state.blocks.weights[place]
+    source, vendor = Source(u=norm.u, state=norm.state), place in state.vendors
+    return forward_again(index + 1, geometry, source, weight, vendor, state.blocks.precision)
 
 
 def _with_gradient(norm: Before, g: Tensor) -> Behind:

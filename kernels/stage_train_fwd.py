@@ -28,22 +28,25 @@ from pathnet.kernels.vendor import cast_weights
 BESIDE = 3  # tensors that a run keeps of a block beside what its convolutions put out: x, the norms' states, the mask
 
 
-def keeps(gates: Sequence[int], depth: int) -> list[bool]:
+def keeps(gates: Sequence[int], depth: int, recomputes: bool = False) -> list[bool]:
     """What the backward of a run reads of each block: x, each u, the norms' states, the mask before the block.
 
-    Then the mask behind the run's last ReLUs.
+    Then the mask behind the run's last ReLUs. Where it `recomputes` the last u of a block, nobody keeps that.
     """
     kept = []
     for block, gate in enumerate(gates):
         gradient = has_gradient(gate)
-        kept += [keeps_input(gates, block), *[gradient] * (depth + 1), gradient and mask_at(gates, block) == "bits"]
+        us = [*[gradient] * (depth - 1), gradient and not recomputes]
+        kept += [keeps_input(gates, block), *us, gradient, gradient and mask_at(gates, block) == "bits"]
     return [*kept, True]
 
 
-def kept_tensors(gates: Sequence[int], x: Tensor, shapes: Shapes, vendors: Collection[int] = ()) -> list[Tensor | None]:
+def kept_tensors(
+    gates: Sequence[int], x: Tensor, shapes: Shapes, vendors: Collection[int] = (), recomputes: bool = False
+) -> list[Tensor | None]:
     """Fresh memory for what `keeps` lists, None for the rest, and for what the vendor's convolutions put out."""
     depth = len(shapes[0])
-    wanted, kept = iter(keeps(gates, depth)), list[Tensor | None]()
+    wanted, kept = iter(keeps(gates, depth, recomputes)), list[Tensor | None]()
     for block, convs in enumerate(shapes):
         kept += [empty(x, convs[-1]) if next(wanted) else None]  # a block that keeps its input has a stride of 1
         for place, geometry in enumerate(convs, depth * block):
@@ -57,7 +60,8 @@ def stage_train_fwd(x: Tensor, skip: Tensor | None, blocks: BlockRun) -> tuple[T
     """Run the blocks; returns y and what `kept_tensors` lists. x and skip (h(x) of block 0) are in channels_last."""
     shapes = blocks.shapes(x.shape[0], x.shape[2], x.shape[3])
     vendors, space = blocks.vendors(shapes, x.dtype), run_workspace(x, shapes)
-    kept, width = kept_tensors(blocks.gates, x, shapes, vendors), blocks.depth + BESIDE
+    kept = kept_tensors(blocks.gates, x, shapes, vendors, blocks.recomputes)
+    wanted, width = keeps(blocks.gates, blocks.depth, blocks.recomputes), blocks.depth + BESIDE
     blocks = blocks._replace(weights=cast_weights(blocks.weights, vendors, x.dtype))
     stream, source, prologue = x if skip is None else skip, Source(x=x), "input"
     for block, convs in enumerate(shapes):
@@ -70,7 +74,7 @@ def stage_train_fwd(x: Tensor, skip: Tensor | None, blocks: BlockRun) -> tuple[T
             read = prologue, source, bits, join, blocks.weights[place], blocks.norms[place]
             if place in vendors:
                 u = separate_forward(index + 1, geometry, *read, state, space)
-                kept[first + 1 + index] = u if has_gradient(blocks.gates[block]) else None
+                kept[first + 1 + index] = u if wanted[first + 1 + index] else None
             else:
                 u = empty(x, geometry) if (own := us[index]) is None else own
                 run(forward_pass(f"forward conv{index + 1}", geometry, *read, u, state, space, blocks.precision))

@@ -102,7 +102,7 @@ def test_the_catalogue_has_every_block_size_of_the_table():
     launches = catalogue([16, 64], ["float16", "ieee"])
     assert {launch.kernel.fn.__name__ for launch in launches} >= {
         "conv_eval", "conv_forward", "merge", "arrive", "inner_gradient", "outer_gradient", "weight_gradient",
-        "sum_slots", "first_norm", "conv_residual", "residual_gradient", "depart",
+        "sum_slots", "first_norm", "conv_residual", "residual_gradient", "depart", "conv_again",
     }  # fmt: skip
     convs = [launch.constants for launch in launches if launch.multiplies]
     assert {constants["STRIDE"] for constants in convs if "STRIDE" in constants} == {1, 2}

@@ -14,6 +14,7 @@ from training_cases import check, images, route_of, step
 from triton_cases import halves
 
 from pathnet import use_backend
+from pathnet.blocks import BLOCKS
 from pathnet.kernels import block_run
 from pathnet.kernels.launch import INTERPRETED
 from pathnet.ops.stage_eval import stage_eval
@@ -65,6 +66,11 @@ def test_gates_of_each_image(tf32, poisoned):
 @pytest.mark.parametrize("form", ["preact", "bottleneck"])
 def test_other_blocks(form, poisoned):
     train(form, [1, 2], **({"channels": 16, "width": 4} if form == "bottleneck" else {}))
+
+
+def test_an_output_that_is_made_anew(monkeypatch, poisoned):
+    monkeypatch.setattr(BLOCKS["bottleneck"], "recompute", True)
+    train("bottleneck", [1, 2], channels=16, width=4)
 
 
 @pytest.mark.parametrize("form, gates", [("basic", [1, 3]), ("preact", [4])], ids=str)

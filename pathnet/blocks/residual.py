@@ -22,6 +22,7 @@ class ResidualBlock(nn.Module):
 
     zero_unused = False  # unused_grad="zero" of the net
     precision: str | None = None  # of the net
+    recompute = False  # recompute="conv3" of the net
 
     def _add_shortcut(self, kind: str, in_channels: int, out_channels: int, stride: int) -> None:
         self.relu = nn.ReLU(inplace=True)
@@ -35,7 +36,8 @@ class ResidualBlock(nn.Module):
         act: Relu | nn.Module | None = self.relu if self.post_activation else None
         if isinstance(act, nn.ReLU) and why_as_module(act) is None:
             act = Relu(act.inplace)
-        return Block(describe(getattr(self, name) for name in self.branch), describe([self.downsample]), act)
+        branch = describe(getattr(self, name) for name in self.branch)
+        return Block(branch, describe([self.downsample]), act, self.recompute)
 
     def why_as_module(self) -> str | None:
         """Why no kernel can run this block, naming the child, in a sentence; None if one may."""

@@ -13,7 +13,7 @@ from pathnet.blocks.shortcut import SHORTCUTS
 from pathnet.gates import Paths
 from pathnet.models.draws import Draws
 from pathnet.models.resolve import check_images, check_paths, resolve
-from pathnet.models.sizes import check_choice, stage_sizes
+from pathnet.models.sizes import check_choice, check_recompute, stage_sizes
 from pathnet.models.whole import in_one_launch
 from pathnet.ops.net_eval import net_eval
 from pathnet.route import Route
@@ -34,8 +34,11 @@ class PathResNet(nn.Module):
     "active" rows' or "all". `unused_grad`: "none" leaves the gradient of what a step does not train None, "zero" makes
     it zeros. `precision="bf16"`: in evaluation the CPU kernel rounds the operands of its Winograd products to bf16
     (docs/numerics.md); training and the other backends do not. None: everything in the input's dtype.
+    `recompute="conv3"`: bottlenecks that Triton trains keep nothing of their last convolution for the backward, which
+    makes it anew (docs/gpu-kernels.md); values are the same, and other backends keep what they kept.
 
-    Raises ValueError for a depth, block, stem or shortcut that does not exist, naming those that do.
+    Raises ValueError for a depth, block, stem or shortcut that does not exist, naming those that do, and for
+    `recompute` with another block than "bottleneck".
     Sources: He et al. 2015, sections 3 and 4.2; He et al. 2016; Veit, Wilber, Belongie 2016.
     """
 
@@ -53,6 +56,7 @@ class PathResNet(nn.Module):
         bn: str = "active",
         unused_grad: str = "none",
         precision: str | None = None,
+        recompute: str | None = None,
     ) -> None:
         super().__init__()
         check_choice("stem", stem, ("cifar", "imagenet"))
@@ -64,6 +68,7 @@ class PathResNet(nn.Module):
         check_choice("bn", bn, ("active", "all"))
         check_choice("unused_grad", unused_grad, ("none", "zero"))
         check_choice("precision", precision, (None, "bf16"))
+        check_recompute(recompute, block)
         sizes, kind = stage_sizes(depth, block, stem), BLOCKS[block]
         self.depth, self.row_statistics = depth, bn
         self.in_channels, self.smallest_image = in_channels, 4 if cifar else 32
@@ -73,6 +78,8 @@ class PathResNet(nn.Module):
         parts: list[Stage | ResidualBlock] = [*self.stages, *self.blocks]
         for part in parts:
             part.zero_unused, part.precision = unused_grad == "zero", precision
+        for own in self.blocks:
+            own.recompute = recompute is not None
         self._add_head(num_classes, preact=not kind.post_activation)
         self._initialise()
         self._draws = Draws()

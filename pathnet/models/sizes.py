@@ -32,3 +32,13 @@ def check_choice(name: str, value: str | None, allowed: tuple[str | None, ...]) 
     """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_recompute(recompute: str | None, block: str) -> None:
+    """Raise ValueError unless blocks of this kind have what the backward shall make anew."""
+    check_choice("recompute", recompute, (None, "conv3"))
+    if recompute is not None and block != "bottleneck":
+        raise ValueError(
+            f"recompute='conv3' is for block='bottleneck' alone, got block={block!r}, which keeps no output of a wide "
+            "1x1 convolution before a batch norm; leave recompute=None"
+        )

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from pathnet.reference import Block, Conv, Norm, Relu
 
-BASIC, PREACT, BOTTLENECK, PREACT_BOTTLENECK = range(4)  # as csrc/cpu/stage_train_plan.cpp numbers them
+BASIC, PREACT, BOTTLENECK, PREACT_BOTTLENECK = FORMS = range(4)  # as csrc/cpu/stage_train_plan.cpp numbers them
+RECOMPUTED = 4  # a bottleneck of which the Triton kernels keep no output of the last convolution
 PREACTS = PREACT, PREACT_BOTTLENECK
-KERNELS = ((3, 3), (3, 3), (1, 3, 1), (1, 3, 1))  # of each form; the first 3x3 convolution takes the stride
+KERNELS = ((3, 3), (3, 3), (1, 3, 1), (1, 3, 1), (1, 3, 1))  # of each; the first 3x3 convolution takes the stride
 
 
 def _layers(form: int) -> tuple[tuple[type, ...], type]:
@@ -23,7 +24,7 @@ def _layers(form: int) -> tuple[tuple[type, ...], type]:
     return ((Conv, Norm, Relu) * count)[:-1], Relu
 
 
-_FORMS = {_layers(form): form for form in range(len(KERNELS))}
+_FORMS = {_layers(form): form for form in FORMS}
 
 
 def form_of(block: Block) -> int | None:

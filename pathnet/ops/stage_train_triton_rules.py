@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from pathnet.ops.one_by_one import batch_one_by_one
 from pathnet.ops.schemas import library
-from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, KERNELS, PREACTS
+from pathnet.ops.stage_train_forms import KERNELS, PREACTS, RECOMPUTED
 
 if TYPE_CHECKING:  # Triton may be missing: then nobody calls these ops
     from pathnet.kernels.block_run import BlockRun
@@ -33,8 +34,9 @@ def block_run(
         )
         for i in range(len(norms) // 2)
     ]  # fmt: skip
-    chip = chip_of(weights[0].device)
-    return BlockRun(weights, described, list(blocks[1::3]), list(blocks[2::3]), list(scales), precision, chip)
+    chip, recomputes = chip_of(weights[0].device), blocks[0] == RECOMPUTED
+    strides, gates = list(blocks[1::3]), list(blocks[2::3])
+    return BlockRun(weights, described, strides, gates, list(scales), precision, chip, recomputes)
 
 
 class _Form(NamedTuple):
@@ -55,7 +57,8 @@ def _form(blocks: Sequence[int]) -> _Form:
     from pathnet.kernels.stage_train_bwd import stage_train_bwd
     from pathnet.kernels.stage_train_fwd import keeps, kept_tensors, stage_train_fwd
 
-    return _Form(stage_train_fwd, stage_train_bwd, keeps, kept_tensors)
+    which = {"recomputes": blocks[0] == RECOMPUTED}
+    return _Form(stage_train_fwd, stage_train_bwd, partial(keeps, **which), partial(kept_tensors, **which))
 
 
 def _fwd(x, skip, weights, norms, running, blocks, *rest):
@@ -92,8 +95,9 @@ def _together(grads_y, x, saved, weights, norms, blocks, *rest):
     """The gradients of x and skip for several of y [k, N, C, H, W], in the launches of one."""
     *layout, _, needs = rest
     run = block_run(weights, norms, [None] * (3 * len(norms) // 2), blocks, *layout)
-    vendors = blocks[0] in (BASIC, BOTTLENECK) and run.vendors(run.shapes(x.shape[0], *x.shape[2:]), x.dtype)
-    if blocks[0] not in (BASIC, BOTTLENECK) or vendors or any(needs[2 : 2 + len(weights)]):
+    preact = blocks[0] in PREACTS
+    vendors = not preact and run.vendors(run.shapes(x.shape[0], *x.shape[2:]), x.dtype)
+    if preact or vendors or any(needs[2 : 2 + len(weights)]):
         return None
     parts = []
     for several in grads_y.split(MOST_COPIES):

@@ -11,7 +11,7 @@ import pathnet.ops.stage_train_triton_rules  # noqa: F401  # the ops, and what P
 from pathnet.gates import Gate
 from pathnet.ops.asked import asked_for
 from pathnet.ops.once import differentiable_once
-from pathnet.ops.stage_train_forms import PREACTS
+from pathnet.ops.stage_train_forms import BOTTLENECK, PREACTS, RECOMPUTED
 from pathnet.ops.stage_train_run import Run, recorded, run_of
 from pathnet.ops.triton_calls import channels_last, dense, is_channels_last, product_precision
 from pathnet.reference import Block, Step
@@ -29,6 +29,8 @@ def stage_train_gpu_run(op: str, x: Tensor, skip: Tensor | None, blocks: Sequenc
         x = x.detach()  # all gradient takes the shortcut
     if not recorded(x, skip, *run.weights, *run.norms):
         run.layout.blocks[2::3] = [int(Gate.FORWARD)] * len(blocks)  # the same values, and the least is saved
+    if run.layout.blocks[0] == BOTTLENECK and all(spec.recompute for spec, _ in blocks):
+        run.layout.blocks[::3] = [RECOMPUTED] * len(blocks)
     precision = product_precision()
     with torch.autocast(x.device.type, enabled=False):  # the kernels cast weights themselves
         y = _StageTrainGpuRun.apply(op, channels_last(x), None if skip is None else channels_last(skip), run, precision,

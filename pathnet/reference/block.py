@@ -14,11 +14,15 @@ from pathnet.reference.layers import Flow, Layer, Relu, Rows, run_layers
 
 
 class Block(NamedTuple):
-    """A residual block as values: the layers of f and h (empty: the identity), and act (None: nothing)."""
+    """A residual block as values: the layers of f and h (empty: the identity), and act (None: nothing).
+
+    `recompute`: kernels that can keep less for the backward and compute it anew do so; the values are the same.
+    """
 
     residual: tuple[Layer, ...]
     shortcut: tuple[Layer, ...]
     act: Relu | nn.Module | None
+    recompute: bool = False
 
 
 class Step(NamedTuple):

@@ -1,0 +1,181 @@
+"""Bottlenecks of which nobody keeps the output of conv3: the backward makes it anew, to the bit."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+from cases import Recorder, make_stage
+from training_cases import check, images, route_of, step
+from triton_cases import DEVICE, assert_requested, halves, interpreted, on_device, requests
+
+from pathnet import PathResNet, Paths, profile, use_backend
+from pathnet.kernels.catalogue import meta_kept, meta_run
+from pathnet.kernels.launch import observed
+
+pytestmark = on_device
+
+DIRECT = 2.0  # how much more than eager PyTorch a direct sum may err
+AGAIN = "forward conv3 again"
+
+
+def stage_of(shortcut: str = "pad", width: int = 4, stride: int = 1, blocks: int = 2, recompute: bool = True):
+    stage = make_stage("bottleneck", shortcut, 16, width, stride, blocks).train()
+    for block in stage:
+        block.recompute = recompute
+    return stage
+
+
+def compare(stage, shape, gates, multiplier=None):
+    route = route_of(gates, multiplier)
+    x = images(stage, shape, route)
+    return check("triton", stage.to(DEVICE), x.to(DEVICE), route, DIRECT)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["batch statistics", "running statistics"])
+@pytest.mark.parametrize("shortcut, gates", [("conv", [1, 4, 3]), ("pad", [3, 2, 1])])
+def test_a_strided_stage_on_odd_sides(shortcut, gates, training, poisoned):
+    compare(stage_of(shortcut, 6, 2, len(gates)).train(training), (2, 16, 5, 7), gates)
+
+
+@pytest.mark.parametrize("gates", [[1, 2, 2, 0, 3, 1], [2, 4, 3, 2]], ids=str)
+def test_a_run_under_all_gates(gates, poisoned):
+    """Running statistics too: a second forward would have moved them twice."""
+    compare(stage_of(blocks=len(gates)), (2, 16, 4, 5), gates, [1.0, 0.5, 1.0, 1.0, -1.5, 2.0][: len(gates)])
+
+
+def test_half_precision(poisoned):
+    stage, x = halves(stage_of("conv", stride=2), torch.bfloat16), torch.rand(3, 16, 6, 6).bfloat16()
+    check("triton", stage.to(DEVICE), x.to(DEVICE), route_of([1, 3], [0.5, 2.0]), DIRECT)
+
+
+@pytest.mark.parametrize("vendor", [False, True])
+def test_bits_are_those_of_keeping_it(monkeypatch, vendor, poisoned):
+    """Between passes around the vendor's convolutions too."""
+    blocks = importlib.import_module("pathnet.kernels.block_run")
+    monkeypatch.setattr(blocks, "calls_vendor", lambda *geometry: vendor)
+    x, route = torch.randn(2, 16, 3, 5, device=DEVICE), route_of([1, 2, 3])
+    with observed() as launches:
+        anew = step("triton", stage_of(blocks=3).to(DEVICE), x, route)
+    kept = step("triton", stage_of(blocks=3, recompute=False).to(DEVICE), x, route)
+    assert [launch.name for launch in launches].count(AGAIN) == 2  # FORWARD has no backward
+    for name, tensor in kept.items():
+        assert (anew[name] is None) == (tensor is None), name
+        assert tensor is None or torch.equal(anew[name], tensor), name
+
+
+def test_several_gradients_share_what_is_made_anew():
+    stage, x = stage_of(blocks=2).to(DEVICE), torch.randn(2, 16, 3, 4, device=DEVICE, requires_grad=True)
+    with use_backend("triton"):
+        y = stage(x)
+    incoming = torch.randn(3, *y.shape, device=DEVICE)
+    with observed() as launches:
+        got = torch.autograd.grad(y, x, incoming, is_grads_batched=True, retain_graph=True)[0]
+    assert [launch.name for launch in launches].count(AGAIN) == 2
+    alone = [torch.autograd.grad(y, x, g, retain_graph=True)[0] for g in incoming]
+    assert torch.equal(got, torch.stack(alone))
+
+
+def test_the_fakes_know_what_is_kept():
+    with Recorder() as recorder:
+        step("triton", stage_of().to(DEVICE), torch.rand(2, 16, 4, 4, device=DEVICE), route_of([1, 3]))
+    for func, args in recorder.calls:
+        detached = torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), args)
+        torch.library.opcheck(func, detached, test_utils=("test_schema", "test_faketensor"))
+
+
+# ---- what it costs ---------------------------------------------------------------------------------------------------
+
+IMAGES, CHANNELS, SIDE = 128, 64, 32
+STREAM = 2 * IMAGES * CHANNELS * SIDE * SIDE  # bytes of T in float16
+
+
+def totals(gates: list[int]) -> tuple[int, float]:
+    """Launches, and unique bytes of activations and masks in T, for meta tensors."""
+    launches = meta_run(CHANNELS, gates, "float16", images=IMAGES, side=SIDE, form="recomputed_bottleneck")
+    sides = [(launch, name) for launch in launches for side in (launch.reads, launch.writes) for name in side]
+    named = [launch.tensors[name] for launch, name in sides if name not in ("slots", "partial")]
+    large = [t.numel() * t.element_size() for t in named if t.numel() >= IMAGES * SIDE * SIDE]
+    return len(launches), sum(large) / STREAM
+
+
+@pytest.mark.parametrize(
+    "gate, launches, streams",
+    [(1, 10, 18.75), (4, 10, 17.75), (3, 7, 18.75 - 4.5 - 1 + 2 / 16), (2, 3, 5 - 1 + 4 / 16)],
+)
+def test_a_block_costs_what_the_model_says(gate, launches, streams):
+    """Between two FULL blocks, against the same run without it: a launch and 1.25 T beside those of keeping u3."""
+    without, more = totals([1, 1]), totals([1, gate, 1])
+    assert more[0] - without[0] == launches
+    assert more[1] - without[1] == pytest.approx(streams, abs=1e-9)
+
+
+@pytest.mark.parametrize("gates, streams", [([1, 1], 1 + 2 * 0.5), ([1, 2, 3], 2 * 0.5 + 1 / 16), ([2, 2], 0)], ids=str)
+def test_what_is_kept(gates, streams):
+    """x of T, u1 and u2 of T / 4, and the run's masks; the input of the run is its caller's."""
+    kept = meta_kept(CHANNELS, gates, IMAGES, SIDE, "recomputed_bottleneck")
+    large = [t.numel() * t.element_size() for t in kept if t.numel() > 1000]
+    assert sum(large) / STREAM == streams + 1 / 16
+
+
+def test_profile_tells_what_a_net_saves():
+    shape, nets = (2, 3, 8, 8), {}
+    for recompute in (None, "conv3"):
+        net = PathResNet(11, 3, width=8, block="bottleneck", recompute=recompute).to(DEVICE).train()
+        with use_backend("triton"):
+            nets[recompute] = profile(net, torch.rand(shape, device=DEVICE), backward=True)
+    plain, anew = nets[None], nets["conv3"]
+    outputs = sum(2 * 32 * 2**stage * (8 // 2**stage) ** 2 for stage in range(3))  # of conv3, a block a stage
+    assert plain.saved - anew.saved == 4 * outputs
+    again = anew.kernels[f"pathnet.triton {AGAIN}"]
+    assert again.launches == anew.launches - plain.launches == 3 and again.written == 4 * outputs
+
+
+@interpreted
+def test_requested_bytes_are_what_the_interpreter_loads_and_stores():
+    stage = stage_of(width=12, stride=2, blocks=2)
+    with observed() as launches, requests(launches) as counted:
+        step("triton", stage, torch.randn(2, 16, 7, 6), route_of([1, 3]))
+    assert_requested(launches, counted, least=13)
+    (index, *_) = [place for place, launch in enumerate(launches) if launch.name == AGAIN]
+    assert counted[index, "u_in", "read"] == launches[index].reads["u_in"] > 0
+
+
+# ---- the choice ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", ["basic", "preact", "preact_bottleneck"])
+def test_other_blocks_refuse_it(block):
+    with pytest.raises(ValueError, match=f"block='bottleneck' alone, got block='{block}'"):
+        PathResNet(11 if "bottleneck" in block else 8, block=block, recompute="conv3")
+    with pytest.raises(ValueError, match="recompute must be one of None, 'conv3', got 'all'"):
+        PathResNet(11, block="bottleneck", recompute="all")
+
+
+def test_a_net_gives_what_it_gives_without():
+    nets = [PathResNet(11, 3, width=8, block="bottleneck", recompute=choice).to(DEVICE) for choice in (None, "conv3")]
+    nets[1].load_state_dict(nets[0].state_dict())
+    x, paths = torch.rand(2, 3, 8, 8, device=DEVICE), Paths.backward(3, [0, 2])
+    for backend in ("triton", "cpu" if DEVICE == "cpu" else "reference"):
+        with use_backend(backend):
+            plain, anew = (net(x, paths=paths) for net in nets)
+        assert torch.equal(plain, anew)
+
+
+BUGS = {
+    "rows past the end": ("recompute.py", "pixels < count, OUT)", "pixels < count - 1, OUT)"),
+    "channels that nobody makes": ("recompute.py", "grid = (tiles, columns)", "grid = (tiles, 1)"),
+    "what the convolution before gave": ("stage_train_bwd.py", "Source(u=norm.u, state=norm.state), place in",
+                                         "Source(u=norm.u, state=norm.state.roll(1, 1)), place in"),
+}  # fmt: skip
+
+
+@interpreted
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_are_caught(plant, bug, poisoned):
+    stage, route = stage_of(width=20, blocks=1, shortcut="conv"), route_of([1], [0.5])
+    x = images(stage, (1, 16, 3, 4), route)
+    plant(*BUGS[bug])
+    with pytest.raises(AssertionError):
+        check("triton", stage, x, route, DIRECT)
