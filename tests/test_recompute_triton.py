@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import weakref
 
 import pytest
 import torch
@@ -63,6 +64,21 @@ def test_bits_are_those_of_keeping_it(monkeypatch, vendor, poisoned):
     for name, tensor in kept.items():
         assert (anew[name] is None) == (tensor is None), name
         assert tensor is None or torch.equal(anew[name], tensor), name
+
+
+def test_one_is_there_at_a_time(monkeypatch):
+    backward = importlib.import_module("pathnet.kernels.stage_train_bwd")
+    make, made = backward.forward_again, []
+
+    def forward_again(*call):
+        assert all(each() is None for each in made), "what the block above had has gone"
+        u = make(*call)
+        made.append(weakref.ref(u))
+        return u
+
+    monkeypatch.setattr(backward, "forward_again", forward_again)
+    step("triton", stage_of(blocks=3).to(DEVICE), torch.randn(1, 16, 2, 3, device=DEVICE))
+    assert len(made) == 3
 
 
 def test_several_gradients_share_what_is_made_anew():
