@@ -20,7 +20,7 @@ BUGS = {
     "no zero behind the norm's backward": ("entering.py", "tl.where(within, gradient, 0.0)", "gradient"),
     "a lost partial sum": ("norm.py", "of_g += tl.sum(tl.load(at, within",
                            "of_g += tl.sum(tl.load(at, within & (tile > 0)[:, None]"),
-    "a lost slot of weights": ("weight_gradient.py", "for slot in range(slots)", "for slot in range(1, slots)"),
+    "a lost slot of weights": ("weight_gradient.py", "for _ in range(slots)", "for _ in range(1, slots)"),
     "a mask that forgets": ("bits.py", "packed &= tl.load", "packed |= tl.load"),
     "an index off by one": ("tiles.py", "column = column - tap % SIDE + SIDE // 2",
                             "column = column - tap % SIDE"),
