@@ -159,7 +159,7 @@ BUGS = {
     ),
     "gate of the wrong block": (
         "differs|not waited for",
-        Edit("net_eval.cuh", "static_cast<int64_t>(mask_) * plan_.blocks() + position;", "position;"),
+        Edit("net_eval.cuh", "static_cast<int64_t>(opaque(mask_)) * plan_.blocks() + position;", "position;"),
     ),
 }
 
