@@ -49,7 +49,8 @@ def plant(monkeypatch, tmp_path):
         monkeypatch.setattr(importlib.import_module("pathnet.kernels"), "__path__", [str(copied)])
 
     yield plant
-    for name in [name for name in sys.modules if name.startswith("pathnet.kernels.")]:
+    copied = [name for name, module in sys.modules.items() if str(tmp_path) in str(getattr(module, "__file__", ""))]
+    for name in copied:
         del sys.modules[name]  # monkeypatch then puts back what stood there
 
 
