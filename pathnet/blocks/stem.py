@@ -30,12 +30,17 @@ def run_cifar_stem(conv: nn.Module, norm: nn.Module | None, act: nn.Module | Non
     """
     modules = conv, norm, act
     if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        layers = describe(modules)
-        last = layers[-1] if isinstance(layers[-1], Relu) else None
-        stem = Block((), layers if last is None else layers[:-1], last)
+        stem = cifar_stem(*modules)
         if backend.forced() in (None, "cpu") and supports_eval(x, [stem]) is None:
             return stage_eval(x, [stem], _SHORTCUT_ALONE)
     return run_modules(modules, x, update)
+
+
+def cifar_stem(conv: nn.Module, norm: nn.Module | None, act: nn.Module | None) -> Block:
+    """The same as a block that is its shortcut."""
+    layers = describe((conv, norm, act))
+    last = layers[-1] if isinstance(layers[-1], Relu) else None
+    return Block((), layers if last is None else layers[:-1], last)
 
 
 def run_imagenet_stem(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pathnet.blocks import BLOCKS, ResidualBlock, Stage, run_cifar_stem, run_imagenet_stem, run_modules
 from pathnet.blocks.shortcut import SHORTCUTS
 from pathnet.gates import Paths
+from pathnet.models.chain import in_one_chain, run_chain
 from pathnet.models.draws import Draws
 from pathnet.models.resolve import check_images, check_paths, resolve
 from pathnet.models.sizes import check_choice, check_recompute, stage_sizes
@@ -177,6 +178,9 @@ class PathResNet(nn.Module):
         if whole is not None:
             return net_eval(x, whole, route, order)
         update = route is None or route.update
+        chain = in_one_chain(self, x, route)
+        if chain is not None:
+            return self.head(run_chain(x, chain, route, order), update)
         x = self.stem(x, update)
         x = self.through(x, range(self.num_blocks) if order is None else order, route)
         return self.head(x, update)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from pathnet.backend import forced
 from pathnet.blocks.describe import describe, has_hooks
 from pathnet.blocks.stage import Stage, specs_of
 from pathnet.ops.net_eval import Net, runs_whole
+from pathnet.reference import Block
 
 if TYPE_CHECKING:
     from pathnet.models.path_resnet import PathResNet
@@ -30,26 +32,26 @@ def in_one_launch(net: PathResNet, x: Tensor) -> Net | None:
 
 def whole_net(net: PathResNet) -> Net | None:
     """The values of `net`; None where a part of it is not what its class says, or is called by somebody's own code."""
-    if _is_overridden(net) or net.maxpool is not None:
+    if is_overridden(net, ("stem", "through", "head")) or net.maxpool is not None:
         return None
     stem = describe((net.conv1,) if net.bn1 is None else (net.conv1, net.bn1, net.relu))
     last = () if net.bn is None else describe((net.bn, net.relu))
-    stages = [_specs(stage) for stage in net.stages]
+    stages = [stage_values(stage) for stage in net.stages]
     if any(isinstance(layer, nn.Module) for layer in (*stem, *last)) or None in stages or not _is_plain_head(net):
         return None
     return Net(stem, tuple(stages), last, (net.fc.weight, net.fc.bias))  # type: ignore[arg-type]  # None is not among
 
 
-def _specs(stage: Stage) -> tuple | None:
+def stage_values(stage: Stage) -> tuple[Block, ...] | None:
+    """The blocks of `stage`; None where one runs module by module, or the stage is called by somebody's own code."""
     specs = specs_of(stage)
     called = type(stage) is not Stage or has_hooks(stage) or "forward" in vars(stage)
-    return None if called or None in specs else tuple(specs)
+    return None if called or None in specs else tuple(specs)  # type: ignore[arg-type]  # None is not among
 
 
-def _is_overridden(net: PathResNet) -> bool:
-    """Whether a subclass, or an attribute of this net, takes the place of a part of the forward."""
+def is_overridden(net: PathResNet, parts: Sequence[str]) -> bool:
+    """Whether a subclass, or an attribute of this net, takes the place of one of these parts of the forward."""
     base = next(kind for kind in type(net).__mro__ if kind.__module__ == "pathnet.models.path_resnet")
-    parts = ("stem", "through", "head")
     return any(getattr(type(net), name) is not getattr(base, name) or name in vars(net) for name in parts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import NoneType
 from typing import NamedTuple
 
@@ -50,8 +50,28 @@ def known(block: Block) -> KnownBlock:
     return result
 
 
+class Chain(list[KnownBlock]):
+    """Known blocks that always run in this order: what one call of `stage_eval` gets of them was put together once."""
+
+    def __init__(self, blocks: Iterable[KnownBlock]) -> None:
+        super().__init__(blocks)
+        self.facts = [block.facts for block in self]
+        self.arguments = arguments(self.facts)
+
+
 def facts_of(blocks: Sequence[Block]) -> list[Facts]:
+    if isinstance(blocks, Chain):
+        return blocks.facts
     return [block.facts if isinstance(block, KnownBlock) else _facts(block) for block in blocks]
+
+
+def arguments(facts: Sequence[Facts]) -> tuple[list[Tensor], list[int], list[float]]:
+    """Tensors, numbers and eps of blocks in a row."""
+    return (
+        [tensor for fact in facts for tensor in fact.tensors],
+        [number for fact in facts for number in fact.numbers],
+        [value for fact in facts for value in fact.eps],
+    )
 
 
 def _facts(block: Block) -> Facts:

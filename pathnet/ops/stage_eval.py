@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pathnet import extension
 from pathnet.backend import choose
-from pathnet.ops.eval_blocks import CONV, facts_of
+from pathnet.ops.eval_blocks import CONV, Chain, arguments, facts_of
 from pathnet.ops.parameters import holds_modules
 from pathnet.ops.schemas import library
 from pathnet.ops.stage_eval_triton import stage_eval_triton, supports_triton
@@ -30,7 +30,7 @@ def stage_eval(x: Tensor, blocks: Sequence[Block], route: Route | None = None, p
     if backend == "triton":
         return stage_eval_triton(x, blocks, route)
     if backend == "cpu":
-        return _stage_eval_cpu(x, blocks, route, precision)
+        return stage_eval_cpu(x, blocks, route, precision)
     if route is None:
         return reference_stage(x, blocks, [Step()] * len(blocks))
     if torch.compiler.is_compiling() and not holds_modules(blocks):
@@ -91,8 +91,13 @@ LOSES = {"triton": loses_triton, "cpu": loses_cpu}
 SUPPORTS = {"triton": supports_triton, "cpu": supports_cpu, "reference": lambda *call: None}
 
 
-def _stage_eval_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None, precision: str | None) -> Tensor:
-    """Peel off the OFF blocks where gates are known on the host, and call the kernel once for the rest."""
+def stage_eval_cpu(
+    x: Tensor, blocks: Sequence[Block], route: Route | None = None, precision: str | None = None
+) -> Tensor:
+    """Peel off the OFF blocks where gates are known on the host, and call the kernel once for the rest.
+
+    A stem runs under every gate.
+    """
     facts = facts_of(blocks)
     if route is None:
         gates, scales = torch.ones(len(blocks), dtype=torch.int8), torch.ones(len(blocks))
@@ -104,9 +109,10 @@ def _stage_eval_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None, pre
         facts, gates, scales = [facts[i] for i in alive], gates[..., alive], scales[..., alive]
     if not facts:
         return x
-    tensors = [tensor for fact in facts for tensor in fact.tensors]
-    numbers = [number for fact in facts for number in fact.numbers]
-    eps = [value for fact in facts for value in fact.eps]
+    if isinstance(blocks, Chain) and len(facts) == len(blocks):
+        tensors, numbers, eps = blocks.arguments
+    else:
+        tensors, numbers, eps = arguments(facts)
     return torch.ops.pathnet.stage_eval(x, gates, scales, tensors, numbers, eps, precision or "float32")
 
 
