@@ -8,6 +8,7 @@ from cases import Recorder, make_stage, specs
 from training_cases import TRAINED_FORMS, C, check, images, route_of, stage_of, train
 
 from pathnet import Gate, extension, use_backend
+from pathnet.blocks import BLOCKS
 
 pytestmark = pytest.mark.skipif(not extension.available(), reason="the extension is not compiled")
 OFF, FULL, FORWARD, FROZEN, RESIDUAL = Gate
@@ -29,21 +30,62 @@ def test_some_images_pass(form, gate, training, memory_format, poisoned):
 
 @pytest.mark.parametrize("form", TRAINED_FORMS)
 def test_what_the_kernel_leaves_runs_block_by_block(form, poisoned):
-    """Several gates in a block, few values, a shortcut with weights, multipliers an image, blocks of one gate."""
+    """Several gates in a block, few values, a shortcut with weights, blocks of one gate."""
     stage = make_stage(form, "conv", blocks=5).train()
     gates = [[1, 1, 2, 1, 0], [0, 2, 2, 0, 1], [1, 3, 2, 0, 1], [1, 4, 2, 0, 1]]
-    route = route_of(gates, [[1.0, 1.0, 0.5, 1.0, s] for s in (1.0, 2.0, 1.0, 2.0)])
+    route = route_of(gates, [1.0, 1.0, 0.5, 1.0, 2.0])
     x = images(stage, (4, C, 8, 8), route)
     with Recorder() as recorder:
         check("cpu", stage, x, route)
     assert [args[2] for func, args in recorder.calls if func is FWD] == [None], "the third block alone"
 
 
-def test_masked_rows_are_the_reference_s(poisoned):
-    stage, route = stage_of(blocks=3).train(), route_of(ROWS)._replace(mask_rows=True)
+@pytest.mark.parametrize("form", TRAINED_FORMS)
+def test_some_images_pass_and_each_has_its_multiplier(form, poisoned):
+    stage = stage_of(form, blocks=3).train()
+    route = route_of(ROWS, torch.linspace(-2, 2, 15).view(5, 3))
+    with Recorder() as recorder:
+        check("cpu", stage, images(stage, SHAPE, route), route)
+    assert [args[7] for func, args in recorder.calls if func is FWD][0] == route.multiplier[[0, 2, 4], 0].tolist()
+
+
+@pytest.mark.parametrize("training, memory_format", [(False, torch.contiguous_format), (True, torch.channels_last)])
+@pytest.mark.parametrize("form", TRAINED_FORMS)
+def test_masked_rows_are_one_run(form, training, memory_format, poisoned):
+    """bn="all": blocks of masked images, of a multiplier an image and of one for all, FORWARD ones among them."""
+    stage = stage_of(form, blocks=4).train(training)
+    gates = torch.cat([ROWS[:, :2], torch.full((5, 1), FORWARD), ROWS[:, 2:]], 1)
+    factors = [[1.25, 0.5, -1.5 + 0.25 * n, 2.0 * n] for n in range(5)]
+    route = route_of(gates, factors)._replace(mask_rows=True)
+    x = images(stage, SHAPE, route).to(memory_format=memory_format)
+    with Recorder() as recorder:
+        check("cpu", stage, x, route)
+    assert [len(args[6]) // 3 for func, args in recorder.calls if func is FWD] == [4]
+
+
+@pytest.mark.parametrize("shortcut", ["pad", "conv"])
+@pytest.mark.parametrize("form", TRAINED_FORMS)
+def test_masked_rows_of_a_strided_block(form, shortcut, poisoned):
+    stage = make_stage(form, shortcut, C, 2 * C // BLOCKS[form].expansion, 2, 2).train()
+    route = route_of(ROWS[:, :2], [1.25, 1.25])._replace(mask_rows=True)
+    with Recorder() as recorder:
+        check("cpu", stage, images(stage, (5, C, 16, 16), route), route)
+    assert [len(args[6]) // 3 for func, args in recorder.calls if func is FWD] == [2]
+
+
+def test_masked_rows_beside_another_gate_are_the_reference_s(poisoned):
+    """A masked row is FULL times zero, and one call takes one gate a block: here another one stands in each block."""
+    gates = [[FORWARD, FROZEN, RESIDUAL], *[[OFF] * 3] * 2, *[[FORWARD, FROZEN, RESIDUAL]] * 2]
+    stage, route = stage_of(blocks=3).train(), route_of(gates)._replace(mask_rows=True)
     with Recorder() as recorder:
         check("cpu", stage, images(stage, SHAPE, route), route)
     assert not recorder.calls
+
+
+def test_a_block_that_is_off_for_the_batch_does_not_run_under_bn_all():
+    stage, x = stage_of(blocks=2).train(), torch.randn(SHAPE)
+    route = route_of([OFF, FULL])._replace(mask_rows=True)
+    check("cpu", stage, x, route)
 
 
 def test_an_offset_view(poisoned):
@@ -69,7 +111,8 @@ def test_images_that_pass_cost_no_memory():
 def test_the_ops_with_rows_pass_opcheck():
     stage, x = stage_of(blocks=2).train(), torch.randn(5, C, 8, 8, requires_grad=True)
     with Recorder() as recorder:
-        train(stage, x, [[1, 2], [0, 2], [1, 0], [0, 2], [1, 0]]).square().sum().backward()
+        gates, factors = [[1, 2], [0, 2], [1, 0], [0, 2], [1, 0]], [[0.5, n] for n in range(5)]
+        train(stage, x, gates, multiplier=factors).square().sum().backward()
     assert [func for func, _ in recorder.calls] == [FWD, FWD, BWD, BWD]
     for func, args in recorder.calls:
         detached = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, args)
@@ -85,6 +128,16 @@ def test_wrong_rows_are_refused(rows, words):
     func, args = recorder.calls[0]
     with pytest.raises((ValueError, RuntimeError), match=words):
         func(*args[:2], torch.tensor(rows, dtype=torch.int64), *args[3:])
+
+
+def test_a_wrong_number_of_multipliers_is_refused():
+    stage, x = stage_of(blocks=2).train(), torch.randn(SHAPE)
+    with Recorder() as recorder:
+        train(stage, x, [1, 1])
+    func, args = recorder.calls[0]
+    for wrong in ([1.0], [1.0] * 5, [1.0] * 11):
+        with pytest.raises((ValueError, RuntimeError), match="2 blocks, or for each of 5 images of each block, got"):
+            func(*args[:7], wrong, *args[8:])
 
 
 def test_no_image_runs_and_every_image_runs():

@@ -40,7 +40,8 @@ class BackwardPasses {
   // Runs a pass, where anything is asked of it.
   void convolve(BackwardConv& pass, int64_t b, int64_t conv);
 
-  NormBackward finish(int64_t b, int64_t norm, float factor);
+  // The backward of a norm, whose output was multiplied by s of each image; null: 1.
+  NormBackward finish(int64_t b, int64_t norm, const float* multipliers = nullptr);
   NormState state(int64_t b, int64_t norm) const { return norm_state(plan_, kept_, b, norm); }
 
   void write_x(const Batch& gradient, const uint16_t* alive);

@@ -33,7 +33,7 @@ BackwardConv BackwardPasses::descend(int64_t b, int64_t conv, Batch& g, NormBack
     pass.gradient = norm.gradient(data(g), data(kept_.blocks[b].u[conv]));
     if (conv == 0) return pass;
     g = through(pass, b, conv);
-    norm = finish(b, plan_.blocks[b].norm_before(conv), 1.0f);
+    norm = finish(b, plan_.blocks[b].norm_before(conv));
   }
 }
 
@@ -88,10 +88,10 @@ void BackwardPasses::run_chunk(BackwardConv pass, const Conv& conv, const Chunks
   if (pass.weight_gradient != nullptr) weight_gradients_.finish(conv, chunk, pass.weight_gradient);
 }
 
-NormBackward BackwardPasses::finish(int64_t b, int64_t norm, float factor) {
+NormBackward BackwardPasses::finish(int64_t b, int64_t norm, const float* multipliers) {
   const Block& block = plan_.blocks[b];
   NormBackward result = norm_backward(block.norms[norm], state(b, norm), data(sums_), plan_.images,
-                                      block.extent_of(norm).pixels(), factor);
+                                      block.extent_of(norm).pixels(), multipliers);
   gradients_.set_norm(block, norm, result);
   return result;
 }

@@ -45,7 +45,7 @@ class PostBackward : BackwardPasses {
     const Block& block = plan_.blocks[b];
     if (b == 0 && has_skip_) write_skip(g_, nullptr);
     const int64_t last = block.size() - 1;
-    NormBackward norm = finish(b, last, block.scale);
+    NormBackward norm = finish(b, last, block.multipliers.data());
     Batch inner = g_;
     BackwardConv pass = descend(b, last, inner, norm);
     pass.in = data(kept_.blocks[b].x);

@@ -29,7 +29,7 @@ class PreactBackward : BackwardPasses {
     const Block& block = plan_.blocks[b];
     const int64_t last = block.size() - 1;
     Batch inner = run_last(b, last);
-    NormBackward norm = finish(b, last, 1.0f);
+    NormBackward norm = finish(b, last);
     BackwardConv pass = descend(b, last - 1, inner, norm);
     const Batch& x = kept_.blocks[b].x;
     pass.in = data(x);
@@ -41,21 +41,22 @@ class PreactBackward : BackwardPasses {
       outer = mask(pass, pass.in, state(b, 0));
     convolve(pass, b, 0);
     if (outer == nullptr) return;
-    branch_ = Branch{outer, x, finish(b, 0, 1.0f), block.gate == Gate::kResidual};
+    branch_ = Branch{outer, x, finish(b, 0), block.gate == Gate::kResidual};
   }
 
   // The pass over the last convolution, which reads the whole gradient of the block's value: g_.
   Batch run_last(int64_t b, int64_t last) {
     const Block& block = plan_.blocks[b];
     BackwardConv pass = pass_of<BackwardConv>(block.convs[last]);
-    pass.factor = block.scale;
     Batch merged = g_;
     if (branch_.has_value()) {
       pass_on(pass);
       merged = pool_.take(block.out());
       pass.merged = data(merged);
+      pass.multipliers = block.multipliers.data();
     } else {
       pass.gradient.g = data(g_);
+      pass.gradient.multipliers = block.multipliers.data();
     }
     const Batch inner = through(pass, b, last);
     g_ = merged;

@@ -64,18 +64,13 @@ class Forward {
   // Lets the pass read ReLU(s * norm(branch) + skip), the value of block b, and returns it.
   Batch merge_into(ForwardConv& pass, int64_t b) {
     const Block& block = plan_.blocks[b];
-    const NormState norm = state(b, block.size() - 1);
-    scale_.assign(block.out().blocks, {}), shift_.assign(block.out().blocks, {});
-    for (int64_t c = 0; c < block.out().channels(); ++c) {
-      scale_[0].of[c] = block.scale * norm.scale[c];
-      shift_[0].of[c] = block.scale * norm.shift[c];
-    }
     if (block.trained()) alive_ = &kept_.blocks[b].alive;
     pass.alive_is_set = *alive_ != nullptr;
     if (*alive_ == nullptr) *alive_ = new_bits(plan_.op, plan_.images, block.out());
     const Batch merged = pool_.take(block.out());
     pass.in = data(branch_);
-    pass.before = {scale_[0].of, shift_[0].of};
+    pass.before = state(b, block.size() - 1).activation();
+    pass.multipliers = block.multipliers.data();
     pass.skip = data(skip_);
     pass.merged = data(merged);
     pass.alive = bits(*alive_);
@@ -102,7 +97,7 @@ class Forward {
       const bool last = i + 1 == block.size();
       if (last) {
         pass.add_to = data(b == 0 && skip_ != nullptr ? skip_ : x_);
-        pass.add_scale = block.scale;
+        pass.multipliers = block.multipliers.data();
       }
       u = convolve(pass, block.convs[i], last ? first_norm_of(b + 1) : &block.norms[i + 1]);
       if (!last) keep(b, i, u);
@@ -174,7 +169,6 @@ class Forward {
   Tensor sums_;
   Batch x_, skip_, branch_;
   Batch* alive_ = &kept_.alive;  // the bits that the next value joins
-  std::vector<ChannelBlock> scale_, shift_;
 };
 
 std::tuple<Tensor, std::vector<Tensor>> stage_train_fwd_cpu(

@@ -74,25 +74,28 @@ void finish_norm(const Norm& norm, const float* sums, int64_t images, int64_t pi
 }
 
 NormBackward norm_backward(const Norm& norm, const NormState& state, const float* sums,
-                           int64_t images, int64_t pixels, float factor) {
+                           int64_t images, int64_t pixels, const float* multipliers) {
   const int64_t channels = norm.channels(), padded = round_up(channels, kBlock);
   NormBackward result;
+  result.multipliers = multipliers;
   for (auto* row : {&result.a, &result.b, &result.c}) row->resize(padded / kBlock);
   float *row_a = result.a[0].of, *row_b = result.b[0].of, *row_c = result.c[0].of;
   std::vector<double>&products = result.weight, &totals = result.bias;
   products.resize(channels), totals.resize(channels);
-  for (int64_t i = 0; i < images; ++i, sums += kSums * padded)
+  for (int64_t i = 0; i < images; ++i, sums += kSums * padded) {
+    const double multiplier = multiplier_of(multipliers, i);
     for (int64_t c = 0; c < channels; ++c) {
-      totals[c] += sums[padded + c];
-      products[c] += sums[2 * padded + c];
+      totals[c] += multiplier * sums[padded + c];
+      products[c] += multiplier * sums[2 * padded + c];
     }
+  }
   const double count = static_cast<double>(images * pixels);
   for (int64_t c = 0; c < channels; ++c) {
     const double sum = totals[c], product = products[c];
-    const double rstd = state.rstd[c], a = double{factor} * state.scale[c];
-    result.weight[c] = factor * rstd * product;
-    result.bias[c] = factor * sum;
-    row_a[c] = static_cast<float>(a);
+    const double rstd = state.rstd[c], a = state.scale[c];
+    result.weight[c] = rstd * product;
+    result.bias[c] = sum;
+    row_a[c] = state.scale[c];
     if (!norm.batch_stats) continue;  // its statistics do not depend on the batch
     const double b = -a * rstd * rstd * product / count;
     row_b[c] = static_cast<float>(b);

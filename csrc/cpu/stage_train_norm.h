@@ -28,15 +28,16 @@ struct alignas(64) ChannelBlock {
 };
 
 // What the sums over g and g * (u - mean) say: the gradients of weight and bias, and the constants
-// of d = a * g + b * u + c, where the norm's output was multiplied by `factor`.
+// of d = a * s * g + b * u + c, where the norm's output was multiplied by s of each image.
 struct NormBackward {
   std::vector<ChannelBlock> a, b, c;
+  const float* multipliers;  // null: 1
   std::vector<double> weight, bias;
   NormGradient gradient(const float* g, const float* u) const {
-    return {g, u, a[0].of, b[0].of, c[0].of};
+    return {g, u, a[0].of, b[0].of, c[0].of, multipliers};
   }
 };
 NormBackward norm_backward(const Norm& norm, const NormState& state, const float* sums,
-                           int64_t images, int64_t pixels, float factor);
+                           int64_t images, int64_t pixels, const float* multipliers);
 
 }  // namespace pathnet::train

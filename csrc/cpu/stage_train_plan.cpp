@@ -90,7 +90,6 @@ int64_t check_lists(const char* op, const Arguments& from) {
   check_count(op, "weights", from.weights.size(), layers);
   check_count(op, "norms", from.norms.size(), 2 * layers);
   check_count(op, "running", from.running.size(), 2 * layers);
-  check_count(op, "scales", from.scales.size(), count);
   check_count(op, "norm_flags", from.norm_flags.size(), 2 * layers);
   check_count(op, "norm_constants", from.norm_constants.size(), 2 * layers);
   return count;
@@ -110,14 +109,13 @@ void read_layers(Block& block, const Form& form, int64_t stride, Extent in, int6
   }
 }
 
-Block read_block(const char* op, int64_t index, const int64_t* integers, double scale,
-                 const Extent& in, int64_t in_channels, bool has_skip, Reader& reader) {
+Block read_block(const char* op, int64_t index, const int64_t* integers, const Extent& in,
+                 int64_t in_channels, bool has_skip, Reader& reader) {
   const Form& form = kForms[integers[0]];
   const int64_t stride = integers[1];
   Block block;
   block.preact = form.preact;
   block.gate = static_cast<Gate>(integers[2]);
-  block.scale = static_cast<float>(scale);
   check(stride == 1 || (in.height % 2 == 0 && in.width % 2 == 0), op,
         ": a block of stride 2 needs an even height and width, got ", in.height, " x ", in.width,
         '.');
@@ -126,6 +124,17 @@ Block read_block(const char* op, int64_t index, const int64_t* integers, double 
   check(same || (has_skip && index == 0), op, ": block ", index,
         " changes the shape, so it must come first, with its shortcut as `skip`.");
   return block;
+}
+
+// The multipliers of a block: `scales` holds one a block, or one for each image of each block.
+std::vector<float> read_multipliers(const char* op, const std::vector<double>& scales,
+                                    int64_t index, int64_t count, int64_t images) {
+  const auto size = static_cast<int64_t>(scales.size());
+  check(size == count || size == count * images, op, ": scales must hold a value for each of ",
+        count, " blocks, or for each of ", images, " images of each block, got ", size, '.');
+  if (size == count) return std::vector<float>(images, static_cast<float>(scales[index]));
+  const auto first = scales.begin() + index * images;
+  return {first, first + images};
 }
 
 void check_sizes(const char* op, const Arguments& from, const Block& block) {
@@ -171,9 +180,9 @@ Plan read_plan(const char* op, const Arguments& from, bool has_skip) {
   Extent in{from.x.size(2), from.x.size(3), blocks_of(from.x.size(1))};
   int64_t channels = from.x.size(1), layers = 0;
   for (int64_t b = 0; b < count; ++b) {
-    plan.blocks.push_back(
-        read_block(op, b, &from.blocks[3 * b], from.scales[b], in, channels, has_skip, reader));
+    plan.blocks.push_back(read_block(op, b, &from.blocks[3 * b], in, channels, has_skip, reader));
     Block& block = plan.blocks.back();
+    block.multipliers = read_multipliers(op, from.scales, b, count, plan.images);
     check(block.preact == plan.preact(), op,
           ": blocks must be all post-activation or all pre-activation, as the first one is.");
     check_sizes(op, from, block);

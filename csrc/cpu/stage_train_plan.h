@@ -31,7 +31,7 @@ struct Conv {
 struct Block {
   bool preact = false;
   Gate gate = Gate::kFull;
-  float scale = 1.0f;
+  std::vector<float> multipliers;  // s of each image that runs
   std::vector<Conv> convs;
   std::vector<Norm> norms;
   int64_t first = 0;  // of its convolutions, and of its norms, among those of the run

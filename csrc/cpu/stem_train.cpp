@@ -127,7 +127,7 @@ std::vector<Tensor> stem_train_bwd_cpu(const Tensor& grad_y, const Tensor& u, co
   stem.gradient.g = data(g);
   for_rows(stem, stem.rows(), stem_kernels().sum_up_gradient);
   const NormBackward backward =
-      norm_backward(norm, values, stem.sums, stem.rows(), stem.width, 1.0f);
+      norm_backward(norm, values, stem.sums, stem.rows(), stem.width, nullptr);
   std::vector<Tensor> gradients{to_tensor(backward.weight), to_tensor(backward.bias)};
   if (!needs_u) return gradients;
   gradients.push_back(

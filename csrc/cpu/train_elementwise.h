@@ -11,7 +11,7 @@ template <typename Value>
 PATHNET_INLINE void for_pixels(const Extent& extent, int64_t image, Value& value) {
   int64_t at = image * extent.floats();
   for (int64_t b = 0; b < extent.blocks; ++b) {
-    value.begin(b);
+    value.begin(image, b);
     for (int64_t pixel = 0; pixel < extent.pixels(); ++pixel, at += kBlock) {
       unsigned alive = 0;
       for (int r = 0; r < kRegisters; ++r) {

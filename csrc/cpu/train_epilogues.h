@@ -46,7 +46,7 @@ inline float* sums_of(float* sums, const Extent& extent, int64_t image, int64_t 
   return sums + image * kSums * extent.channels() + block * kBlock + r * kLanes;
 }
 
-// out = u or add_to + add_scale * u, and its sums around the image's first value.
+// out = u or add_to + s * u, and its sums around the image's first value.
 template <bool kAdd>
 struct ForwardEpilogue {
   const ForwardConv& pass;
@@ -55,6 +55,7 @@ struct ForwardEpilogue {
   struct State {
     Cursor<1> cursor;
     float* sums;
+    const float* multiplier;
     bool fresh;
     Vector shift;
     Sums total;
@@ -64,7 +65,9 @@ struct ForwardEpilogue {
     float* sums = pass.sums == nullptr
                       ? nullptr
                       : sums_of(pass.sums, pass.out_extent, first + image, block, r);
-    return {Cursor<1>(pass.out_extent, first + image, block, r), sums, false, Vector{}, {}};
+    const float* multiplier = kAdd ? pass.multipliers + first + image : nullptr;
+    return {
+        Cursor<1>(pass.out_extent, first + image, block, r), sums, multiplier, false, Vector{}, {}};
   }
   PATHNET_INLINE void move(State& s, int64_t i, int64_t j) const {
     s.cursor.move(i, j);
@@ -74,7 +77,7 @@ struct ForwardEpilogue {
   }
   PATHNET_INLINE void put(State& s, Vector u, int i, int j) const {
     const int64_t at = s.cursor.pixel(i, j);
-    if constexpr (kAdd) u = load(pass.add_to + at) + pass.add_scale * u;
+    if constexpr (kAdd) u = load(pass.add_to + at) + *s.multiplier * u;
     stream_line(pass.out + at, u);
     if (i == 0 && j == 0 && s.fresh) store(s.sums, s.shift = u);
     const Vector v = u - s.shift;

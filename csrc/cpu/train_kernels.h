@@ -29,29 +29,35 @@ struct AffineRelu {
   const float* shift = nullptr;
 };
 
-// u = conv(in'), where in' = affine_relu(in), or where `skip` is given
-// in' = affine_relu(in + skip / scale): the value of the block before.
+// s of an image, the multiplier of a block's branch, where each image has its own; null: 1.
+inline float multiplier_of(const float* multipliers, int64_t image) {
+  return multipliers == nullptr ? 1.0f : multipliers[image];
+}
+
+// u = conv(in'), where in' = affine_relu(in), or where `skip` is given the value of the block
+// before: in' = ReLU(s * (in * scale + shift) + skip).
 struct ForwardConv {
   Extent in_extent, out_extent;
   int64_t kernel = 3, stride = 1;
   const float* weights = nullptr;
   const float* in = nullptr;
   AffineRelu before;
-  const float* skip = nullptr;    // in' = ReLU(in * scale + shift + skip) ...
-  float* merged = nullptr;        // ... is kept here
+  const float* skip = nullptr;
+  float* merged = nullptr;        // in' is kept here
   uint16_t* alive = nullptr;      // one bit an element: in' > 0
   bool alive_is_set = false;      // whether the bits are combined with those that stand there
   float* out = nullptr;           // u, or
-  const float* add_to = nullptr;  // add_to + add_scale * u
-  float add_scale = 1.0f;
+  const float* add_to = nullptr;  // add_to + s * u
+  const float* multipliers = nullptr;
   float* sums = nullptr;  // of what is written; null: not wanted
 };
 
-// The gradient that reaches a convolution's output: d = a * g + b * u + c per channel, the backward
-// of a batch norm on u (or d = a * g, where there is none).
+// The gradient that reaches a convolution's output: d = a * s * g + b * u + c per channel, the
+// backward of a batch norm on u (or d = s * g, where there is none).
 struct NormGradient {
   const float *g = nullptr, *u = nullptr;
   const float *a = nullptr, *b = nullptr, *c = nullptr;
+  const float* multipliers = nullptr;
 };
 
 // What becomes of the gradient of a convolution's input.
@@ -66,9 +72,9 @@ struct BackwardConv {
   int64_t kernel = 3, stride = 1;
   // the gradient of the output ...
   NormGradient gradient;
-  const float* passed_on = nullptr;  // ... where this is given d = merged * factor, with
+  const float* passed_on = nullptr;  // ... where `merged` is given d = s * merged, with
   float* merged = nullptr;           // merged = passed_on (unless cut) + a * g + b * u + c
-  float factor = 1.0f;
+  const float* multipliers = nullptr;
   // the input again, for the gradient of the weights
   const float* in = nullptr;
   AffineRelu before;

@@ -42,7 +42,7 @@ void fill_panel(const Extent& extent, const PixelPanel& panel, float* to, Value&
     for (int64_t b = 0; b < extent.blocks; ++b) {
       int64_t at = ((image * extent.blocks + b) * extent.pixels() + run.column) * kBlock;
       float* pixel = to + (b * panel.tiles + run.at) * kBlock;
-      value.begin(b);
+      value.begin(image, b);
       for (int64_t j = 0; j < run.pixels; ++j, at += kBlock, pixel += kBlock) {
         unsigned alive = 0;
         for (int r = 0; r < kRegisters; ++r) {

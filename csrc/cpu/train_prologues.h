@@ -16,7 +16,7 @@ PATHNET_INLINE void fill(const Extent& extent, int64_t stride, int64_t index, co
   int64_t at = index * extent.floats();
   const int64_t phases = stride == 1 ? 0 : 1;
   for (int64_t b = 0; b < extent.blocks; ++b) {
-    value.begin(b);
+    value.begin(index, b);
     for (int64_t i = 0; i < extent.height; ++i) {
       float* rows[2] = {image.at(b, i / stride, 0), nullptr};
       if (phases)
@@ -39,15 +39,16 @@ PATHNET_INLINE void fill(const Extent& extent, int64_t stride, int64_t index, co
 // The values of one block of channels.
 struct Channels {
   Vector of[kRegisters];
-  PATHNET_INLINE void read(const float* values, int64_t block) {
-    for (int r = 0; r < kRegisters; ++r) of[r] = load(values + block * kBlock + r * kLanes);
+  PATHNET_INLINE void read(const float* values, int64_t block, float factor = 1.0f) {
+    for (int r = 0; r < kRegisters; ++r)
+      of[r] = factor * load(values + block * kBlock + r * kLanes);
   }
 };
 
 struct Copied {
   static constexpr bool kBits = false;
   const float* in;
-  void begin(int64_t) {}
+  void begin(int64_t, int64_t) {}
   PATHNET_INLINE Vector operator()(int, int64_t at) const { return load(in + at); }
 };
 
@@ -56,19 +57,23 @@ struct Activated {
   const float* in;
   AffineRelu before;
   Channels scale{}, shift{};
-  PATHNET_INLINE void begin(int64_t b) { scale.read(before.scale, b), shift.read(before.shift, b); }
+  PATHNET_INLINE void begin(int64_t, int64_t b) {
+    scale.read(before.scale, b), shift.read(before.shift, b);
+  }
   PATHNET_INLINE Vector operator()(int r, int64_t at) const {
     return relu(load(in + at) * scale.of[r] + shift.of[r]);
   }
 };
 
-// The value of a block, ReLU(scale * u + shift + skip), kept with the bits that say where it lives.
+// The value of a block, ReLU(s * (scale * u + shift) + skip), kept with the bits that say where it
+// lives.
 struct Merged {
   static constexpr bool kBits = true;
   const ForwardConv& pass;
   Channels scale{}, shift{};
-  PATHNET_INLINE void begin(int64_t b) {
-    scale.read(pass.before.scale, b), shift.read(pass.before.shift, b);
+  PATHNET_INLINE void begin(int64_t image, int64_t b) {
+    const float multiplier = pass.multipliers[image];
+    scale.read(pass.before.scale, b, multiplier), shift.read(pass.before.shift, b, multiplier);
   }
   PATHNET_INLINE Vector operator()(int r, int64_t at) const {
     const Vector v = relu(load(pass.in + at) * scale.of[r] + shift.of[r] + load(pass.skip + at));
@@ -108,26 +113,29 @@ inline void fill_forward(const ForwardConv& pass, int64_t index, const Image& im
   with_forward(pass, [&](auto& value) { fill(pass.in_extent, pass.stride, index, image, value); });
 }
 
-// d = a * g + b * u + c
+// d = a * s * g + b * u + c
 struct Normed {
   static constexpr bool kBits = false;
   const NormGradient& gradient;
   Channels a{}, b{}, c{};
-  PATHNET_INLINE void begin(int64_t block) {
-    a.read(gradient.a, block), b.read(gradient.b, block), c.read(gradient.c, block);
+  PATHNET_INLINE void begin(int64_t image, int64_t block) {
+    a.read(gradient.a, block, multiplier_of(gradient.multipliers, image));
+    b.read(gradient.b, block), c.read(gradient.c, block);
   }
   PATHNET_INLINE Vector operator()(int r, int64_t at) const {
     return a.of[r] * load(gradient.g + at) + (b.of[r] * load(gradient.u + at) + c.of[r]);
   }
 };
 
-// factor * g
+// s * g
 struct Scaled {
   static constexpr bool kBits = false;
-  const float* g;
-  float factor;
-  void begin(int64_t) {}
-  PATHNET_INLINE Vector operator()(int, int64_t at) const { return factor * load(g + at); }
+  const NormGradient& gradient;
+  float multiplier = 1.0f;
+  void begin(int64_t image, int64_t) { multiplier = multiplier_of(gradient.multipliers, image); }
+  PATHNET_INLINE Vector operator()(int, int64_t at) const {
+    return multiplier * load(gradient.g + at);
+  }
 };
 
 // The gradient of a pre-activation block's value: what passes it on the shortcut and what came
@@ -136,12 +144,16 @@ struct MergedGradient {
   static constexpr bool kBits = false;
   const BackwardConv& pass;
   Normed through{pass.gradient};
-  void begin(int64_t block) { through.begin(block); }
+  float multiplier = 1.0f;
+  void begin(int64_t image, int64_t block) {
+    through.begin(image, block);
+    multiplier = multiplier_of(pass.multipliers, image);
+  }
   PATHNET_INLINE Vector operator()(int r, int64_t at) const {
     Vector g = through(r, at);
     if (pass.passed_on != nullptr) g += load(pass.passed_on + at);
     stream(pass.merged + at, g);
-    return pass.factor * g;
+    return multiplier * g;
   }
 };
 
@@ -152,7 +164,7 @@ PATHNET_INLINE void with_backward(const BackwardConv& pass, const Use& use) {
     return use(value);
   }
   if (pass.gradient.a == nullptr) {
-    Scaled value{pass.gradient.g, pass.factor};
+    Scaled value{pass.gradient};
     return use(value);
   }
   Normed value{pass.gradient};

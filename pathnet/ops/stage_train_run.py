@@ -20,7 +20,7 @@ class Layout(NamedTuple):
     """All but the tensors, as the ops take it: block after block in the order of execution."""
 
     blocks: list[int]  # form, stride and gate of each block
-    scales: list[float]  # the multiplier of each block
+    scales: list[float]  # the multiplier of each block; where one has several, of each image of each block
     flags: list[bool]  # of each batch norm: by batch statistics, and whether the running ones move
     constants: list[float]  # of each batch norm: eps and momentum
 
@@ -56,7 +56,14 @@ def run_of(blocks: Sequence[tuple[Block, Step]]) -> Run:
     run = Run(Layout([], [], [], []), [], [], [], [])
     for spec, step in blocks:
         _append(run, spec, step)
+    run.layout.scales.extend(_scales([step.multiplier for _, step in blocks]))
     return run
+
+
+def _scales(multipliers: Sequence[float | Tensor]) -> Iterator[float]:
+    images = next((len(factor) for factor in multipliers if isinstance(factor, Tensor)), 1)
+    for factor in multipliers:
+        yield from factor.tolist() if isinstance(factor, Tensor) else [factor] * images
 
 
 def recorded(*tensors: Tensor | None) -> bool:
@@ -65,7 +72,7 @@ def recorded(*tensors: Tensor | None) -> bool:
 
 
 def _append(run: Run, spec: Block, step: Step) -> None:
-    assert isinstance(step.gate, Gate) and isinstance(step.multiplier, float)  # the kernels take no others
+    assert isinstance(step.gate, Gate)  # the kernels take no others
     flow, moves = RESIDUAL_FLOW[step.gate], step.update and step.gate is not Gate.FROZEN
     for layer in spec.residual:
         if isinstance(layer, Conv):
@@ -81,7 +88,6 @@ def _append(run: Run, spec: Block, step: Step) -> None:
     form = form_of(spec)
     assert form is not None  # `supports_...` has refused any other
     run.layout.blocks.extend((form, stride, int(step.gate)))
-    run.layout.scales.append(step.multiplier)
 
 
 class _StageTrainRun(torch.autograd.Function):

@@ -13,7 +13,7 @@ from pathnet.gates import Gate
 from pathnet.ops.parameters import layer_parameters
 from pathnet.reference import Block, Step, host_steps
 from pathnet.reference import block as reference_block
-from pathnet.reference.block import RESIDUAL_FLOW, SHORTCUT_FLOW
+from pathnet.reference.block import RESIDUAL_FLOW, SHORTCUT_FLOW, masked
 from pathnet.reference.layers import Flow, Rows, run_layers
 from pathnet.route import Route
 
@@ -79,7 +79,7 @@ def _runs(
 
 
 def _differs(step: Step) -> bool:
-    return isinstance(step.gate, Tensor) or isinstance(step.multiplier, Tensor)
+    return isinstance(step.gate, Tensor)
 
 
 def _trains(spec: Block, step: Step) -> bool:
@@ -97,14 +97,10 @@ def _steps(blocks: Sequence[Block], route: Route | None) -> list[Step]:
 
 
 def _for_batch(step: Step) -> Step:
-    """One gate and one multiplier where all images have the same; a masked OFF row computes, times zero."""
+    """One gate, and one multiplier, where all images have the same; a masked OFF row computes, times zero."""
+    step = masked(step)
     gate, factor = _common(step.gate), _common(step.multiplier)
-    if isinstance(gate, Tensor) or isinstance(factor, Tensor):
-        return step
-    gate = Gate(gate)
-    if step.mask_rows and gate is Gate.OFF:
-        gate, factor = Gate.FULL, 0.0
-    return Step(gate, float(factor), step.update)
+    return step._replace(gate=gate if isinstance(gate, Tensor) else Gate(gate), multiplier=factor)
 
 
 def _common(values: Any) -> Any:

@@ -58,11 +58,10 @@ def host_steps(gates: Tensor, multiplier: Tensor, update: bool, mask_rows: bool)
 
 def block(x: Tensor, spec: Block, step: Step) -> Tensor:
     """One gated block, x [N, C, H, W] -> [N, C', H', W']."""
+    step = masked(step)
     gates = step.gate
     if not isinstance(gates, Tensor):
         return _whole_batch(x, spec, step, gates)
-    if step.mask_rows:
-        gates, step = _masked(gates, step)
     present = [Gate(g) for g in torch.unique(gates).tolist()]
     if len(present) < 2:  # no image, no gate: then nothing runs
         return _whole_batch(x, spec, step, present[0] if present else Gate.OFF)
@@ -96,11 +95,12 @@ def _rows(x: Tensor, spec: Block, step: Step, index: dict[Gate, Tensor]) -> Tens
     return torch.cat([outputs[gate] for gate in present]).index_select(0, places)
 
 
-def _masked(gates: Tensor, step: Step) -> tuple[Tensor, Step]:
-    """The gates with FULL in place of OFF, and the step with a multiplier of zero there."""
-    on = gates != Gate.OFF
-    factor = step.multiplier if isinstance(step.multiplier, Tensor) else torch.full((len(gates),), step.multiplier)
-    return torch.where(on, gates, int(Gate.FULL)), step._replace(multiplier=factor * on)
+def masked(step: Step) -> Step:
+    """The step with FULL in place of OFF and a multiplier of zero there, where OFF rows of a gate an image compute."""
+    if not step.mask_rows or not isinstance(step.gate, Tensor):
+        return step
+    on, factor = step.gate != Gate.OFF, torch.as_tensor(step.multiplier, dtype=torch.float64)
+    return step._replace(gate=torch.where(on, step.gate, int(Gate.FULL)), multiplier=factor * on)
 
 
 def _moves(present: list[Gate], step: Step) -> bool:
