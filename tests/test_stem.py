@@ -1,4 +1,4 @@
-"""The ImageNet stem in training: batch norm, ReLU and max pooling as one op of the CPU kernels."""
+"""Stems in training: batch norm, ReLU and an ImageNet net's max pooling as one op of the CPU kernels."""
 
 from __future__ import annotations
 
@@ -11,29 +11,35 @@ from torch import nn
 from training_cases import WINOGRAD, Kinks, _joint_error
 
 from pathnet import PathResNet, extension, use_backend
-from pathnet.blocks import run_imagenet_stem
+from pathnet.blocks import run_cifar_stem, run_imagenet_stem
 
 pytestmark = pytest.mark.skipif(not extension.available(), reason="the extension is not compiled")
 
 SHAPES = [(2, 16, 16, 16), (1, 16, 9, 14), (3, 32, 7, 5), (2, 48, 1, 1), (1, 16, 2, 1), (2, 16, 1, 6), (1, 16, 12, 11)]
+KINDS = pytest.mark.parametrize("pool", [True, False], ids=["imagenet", "cifar"])
 IN_EAGER_MODE = ("test_schema", "test_autograd_registration", "test_faketensor")
 
 
-def make_stem(channels: int = 16) -> nn.ModuleList:
-    """Behind a convolution that is the identity, a batch norm that has lived."""
+def make_stem(channels: int = 16, pool: bool = True) -> nn.ModuleList:
+    """Behind a convolution that is the identity, a batch norm that has lived, and ReLU; an ImageNet net pools."""
     norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.3)
     nn.init.uniform_(norm.weight, -0.5, 1.5)
     nn.init.uniform_(norm.bias, -0.5, 0.5)
     norm.running_mean.uniform_(-0.5, 0.5)
     norm.running_var.uniform_(0.5, 2.0)
-    return nn.ModuleList([nn.Identity(), norm, nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)])
+    pooling = [nn.MaxPool2d(3, 2, padding=1)] if pool else []
+    return nn.ModuleList([nn.Identity(), norm, nn.ReLU(inplace=True), *pooling])
+
+
+def run(stem: nn.ModuleList, u: torch.Tensor, update: bool = True) -> torch.Tensor:
+    return (run_imagenet_stem if len(stem) == 4 else run_cifar_stem)(*stem, u, update)
 
 
 def step(backend: str, stem: nn.ModuleList, u: torch.Tensor, update: bool = True) -> dict[str, torch.Tensor]:
     """One forward and backward of a copy: the output, every gradient and the buffers that are left."""
     stem, u = copy.deepcopy(stem), u.detach().requires_grad_()
     with use_backend(backend):
-        y = run_imagenet_stem(*stem, u, update)
+        y = run(stem, u, update)
     y.backward(torch.linspace(-1, 2, y.numel(), dtype=y.dtype).sin().view(y.shape))
     grads = {name: p.grad for name, p in stem.named_parameters()}
     return {"y": y.detach(), "u": u.grad, **grads, **dict(stem.named_buffers())}
@@ -44,7 +50,7 @@ def images(stem: nn.ModuleList, shape: tuple[int, ...], mean: float = 0.0) -> to
     for seed in range(1000):
         u = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) + mean
         with Kinks() as kinks, torch.no_grad():
-            run_imagenet_stem(*double(stem), u.double(), False)
+            run(double(stem), u.double(), False)
         if kinks.nearest > 1e-5:
             return u
     raise AssertionError(f"every batch of shape {shape} has a ReLU near its kink; take a smaller one")
@@ -64,17 +70,19 @@ def check(stem: nn.ModuleList, u: torch.Tensor, update: bool = True) -> dict[str
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_step_errs_like_eager(shape, training, memory_format, poisoned):
+@KINDS
+def test_a_step_errs_like_eager(pool, shape, training, memory_format, poisoned):
     if training and shape == (2, 48, 1, 1):
         shape = (24, 48, 1, 1)  # over two values a batch norm's gradient is nothing but rounding
-    stem = make_stem(shape[1]).train(training)
+    stem = make_stem(shape[1], pool).train(training)
     if training and shape == (1, 16, 2, 1):
         shape = (16, 16, 2, 1)
     check(stem, images(stem, shape).to(memory_format=memory_format))
 
 
-def test_a_mean_far_from_zero_costs_no_digits():
-    stem = make_stem()
+@KINDS
+def test_a_mean_far_from_zero_costs_no_digits(pool):
+    stem = make_stem(pool=pool)
     check(stem, images(stem, (2, 16, 9, 8), mean=100.0))
 
 
@@ -96,22 +104,25 @@ def test_the_first_of_equal_taps_gets_the_gradient_and_zeros_get_none():
     assert not dead["y"].any() and not dead["u"].any() and not dead["1.bias"].any()
 
 
-def test_nan_reaches_every_window_that_sees_it():
-    stem, u = make_stem().eval(), torch.randn(1, 16, 8, 7)
+@KINDS
+def test_nan_reaches_every_value_that_sees_it(pool):
+    stem, u = make_stem(pool=pool).eval(), torch.randn(1, 16, 8, 7)
     u[0, 3, 2, 5] = torch.nan
     got, eager = (step(backend, stem, u)["y"].isnan() for backend in ("cpu", "reference"))
     assert torch.equal(got, eager) and got.any()
 
 
-def test_views_into_larger_memory_are_read():
-    stem, memory = make_stem(), torch.randn(2 * 8 * 8 * 16 + 1)
+@KINDS
+def test_views_into_larger_memory_are_read(pool):
+    stem, memory = make_stem(pool=pool), torch.randn(2 * 8 * 8 * 16 + 1)
     u = memory[1:].view(2, 8, 8, 16).permute(0, 3, 1, 2)
     for name, value in step("cpu", stem, u).items():
         assert torch.equal(value, step("cpu", stem, u.clone())[name])
 
 
-def test_the_number_of_threads_changes_no_bit():
-    stem, u = make_stem(), torch.randn(3, 16, 65, 64)
+@KINDS
+def test_the_number_of_threads_changes_no_bit(pool):
+    stem, u = make_stem(pool=pool), torch.randn(3, 16, 65, 64)
     alone = step("cpu", stem, u)
     torch.set_num_threads(2)
     try:
@@ -129,13 +140,14 @@ def test_only_what_is_asked_for_gets_a_gradient(training):
     stem, u = make_stem().train(training), torch.randn(2, 16, 9, 8)
     whole = step("cpu", stem, u)
     stem[1].bias.requires_grad_(False)
-    run_imagenet_stem(*stem, u, False).backward(torch.linspace(-1, 2, whole["y"].numel()).sin().view(whole["y"].shape))
+    run(stem, u, False).backward(torch.linspace(-1, 2, whole["y"].numel()).sin().view(whole["y"].shape))
     assert stem[1].bias.grad is None and torch.equal(stem[1].weight.grad, whole["1.weight"])
 
 
-def test_several_incoming_gradients_at_once():
-    stem, u = make_stem(), torch.randn(2, 16, 9, 8, requires_grad=True)
-    y = run_imagenet_stem(*stem, u, True)
+@KINDS
+def test_several_incoming_gradients_at_once(pool):
+    stem, u = make_stem(pool=pool), torch.randn(2, 16, 9, 8, requires_grad=True)
+    y = run(stem, u)
     incoming = torch.randn(3, *y.shape)
     one_by_one = torch.stack([torch.autograd.grad(y, u, g, retain_graph=True)[0] for g in incoming])
     together = torch.autograd.grad(y, u, incoming, is_grads_batched=True, retain_graph=True)[0]
@@ -145,7 +157,7 @@ def test_several_incoming_gradients_at_once():
 
 def test_a_second_derivative_is_refused_in_a_sentence():
     u = torch.randn(2, 16, 9, 8, requires_grad=True)
-    first = torch.autograd.grad(run_imagenet_stem(*make_stem(), u, True).sum(), u, create_graph=True)[0]
+    first = torch.autograd.grad(run(make_stem(), u).sum(), u, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="no second derivative; run the forward inside pathnet.use_backend"):
         first.square().sum().backward()
 
@@ -155,8 +167,9 @@ def test_the_registered_ops_pass_opcheck():
         for training in (True, False):
             for needs_u in (True, False):
                 u = torch.randn(3, 16, 10, 7, requires_grad=needs_u)
-                run_imagenet_stem(*make_stem().train(training), u, True).square().sum().backward()
-    assert len(recorder.calls) == 8
+                for pool in (True, False):
+                    run(make_stem(pool=pool).train(training), u).square().sum().backward()
+    assert len(recorder.calls) == 16
     for func, args in recorder.calls:
         detached = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, args)
         torch.library.opcheck(func, detached, test_utils=IN_EAGER_MODE)
@@ -182,8 +195,9 @@ X = torch.randn(2, 3, 32, 32)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_net_that_trains_uses_it(training):
-    assert calls_of(imagenet().train(training), X) == ["stem_train_fwd", "stem_train_bwd"]
+@pytest.mark.parametrize("make", [imagenet, lambda: PathResNet(20, 5)], ids=["imagenet", "cifar"])
+def test_a_net_that_trains_uses_it(make, training):
+    assert calls_of(make().train(training), X) == ["stem_train_fwd", "stem_train_bwd"]
 
 
 CHANGES = {
@@ -214,3 +228,4 @@ def test_other_calls_run_as_modules():
         assert calls_of(imagenet(), X) == []
     assert calls_of(PathResNet(18, 5, stem="imagenet", width=24), X) == []
     assert calls_of(PathResNet(18, 5, stem="imagenet", width=16, block="preact"), X) == []
+    assert calls_of(PathResNet(20, 5, block="preact"), X) == []

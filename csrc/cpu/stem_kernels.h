@@ -1,6 +1,7 @@
 #pragma once
 // What the passes over a stem need to know, for every instruction set: in training batch norm, ReLU
-// and max pooling behind the first convolution, in evaluation that convolution too.
+// and, in an ImageNet net, max pooling behind the first convolution; in evaluation of that net this
+// convolution too.
 //
 // Batches stand in memory as [images, height, width, channels] floats, channels a multiple of 16.
 // The kernels work on one row of pixels of the batch, counted through all images, so that sums do
@@ -20,11 +21,11 @@ constexpr int32_t kNoWinner = kWindow * kWindow;
 
 struct Stem {
   int64_t images = 0, height = 0, width = 0, channels = 0;
-  const float* u = nullptr;     // the convolution's output
-  float* sums = nullptr;        // [rows, kSums, channels], as those of images in train_kernels.h
-  AffineRelu norm;              // in the forward
-  float* y = nullptr;           // the pooled values
-  uint8_t* winners = nullptr;   // a byte a pooled value
+  const float* u = nullptr;  // the convolution's output
+  float* sums = nullptr;     // [rows, kSums, channels], as those of images in train_kernels.h
+  AffineRelu norm;
+  float* y = nullptr;           // the pooled values, or all where nothing is pooled
+  uint8_t* winners = nullptr;   // a byte a pooled value; null where nothing is pooled
   const float* mean = nullptr;  // in the backward
   NormGradient gradient;        // g is that of y
   float* du = nullptr;
@@ -44,10 +45,11 @@ struct StemConv {
   const float *scale = nullptr, *bias = nullptr;  // the folded batch norm, of channels
 };
 
-// One function each for a row of u, but `pool` for a row of y.
+// One function each for a row of u, but `pool` for a row of y. A stem is pooled or activated.
 struct StemKernels {
   void (*sum_up)(const Stem&, int64_t row);
   void (*pool)(const Stem&, int64_t row);
+  void (*activate)(const Stem&, int64_t row);
   void (*sum_up_gradient)(const Stem&, int64_t row);
   void (*pass_back)(const Stem&, int64_t row);
   // x: pixel (0, 0) of the padded image in the first of the kKernel rows that are read

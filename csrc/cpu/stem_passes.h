@@ -48,6 +48,11 @@ void sum_up(const Stem& stem, int64_t row) {
     }
 }
 
+// norm(u) of the pixel at `at`.
+PATHNET_INLINE Vector normed(const Stem& stem, int64_t at, int64_t c) {
+  return load_loose(stem.u + at + c) * load(stem.norm.scale + c) + load(stem.norm.shift + c);
+}
+
 // The maximum of a window and who has it. It begins at 0, which is the ReLU; the first of equal
 // taps wins, and NaN wins over all, as in PyTorch.
 struct Maximum {
@@ -103,6 +108,15 @@ void pool(const Stem& stem, int64_t row) {
   finish_streams();
 }
 
+// ReLU(norm(u)) of a row, where nothing is pooled.
+void activate(const Stem& stem, int64_t row) {
+  const int64_t floats = stem.width * stem.channels, end = (row + 1) * floats;
+  for (int64_t at = row * floats; at < end; at += stem.channels)
+    for (int64_t c = 0; c < stem.channels; c += kLanes)
+      stream(stem.y + at + c, relu(normed(stem, at, c)));
+  finish_streams();
+}
+
 // The windows that see a row or column of u: one where its number is even, else two, the second of
 // which may lie behind the last.
 struct Windows {
@@ -154,8 +168,19 @@ PATHNET_INLINE void for_columns(const Stem& stem, int64_t row, const Windows& ro
   }
 }
 
+// The same where nothing is pooled.
+template <typename Visit>
+PATHNET_INLINE void for_activated(const Stem& stem, int64_t row, const Visit& visit) {
+  const int64_t floats = stem.width * stem.channels, end = (row + 1) * floats;
+  for (int64_t at = row * floats; at < end; at += stem.channels)
+    for (int64_t c = 0; c < stem.channels; c += kLanes)
+      visit(c, at + c,
+            normed(stem, at, c) <= 0.0f ? Vector{} : load_loose(stem.gradient.g + at + c));
+}
+
 template <typename Visit>
 PATHNET_INLINE void for_gradients(const Stem& stem, int64_t row, const Visit& visit) {
+  if (stem.winners == nullptr) return for_activated(stem, row, visit);
   const Windows rows(row % stem.height, stem.height);
   if (rows.two)
     for_columns<2>(stem, row, rows, visit);
@@ -184,6 +209,6 @@ void pass_back(const Stem& stem, int64_t row) {
 }  // namespace
 
 extern const StemKernels PATHNET_TABLE = {
-    sum_up, pool, sum_up_gradient, pass_back, convolve_stem_row, pool_stem_row};
+    sum_up, pool, activate, sum_up_gradient, pass_back, convolve_stem_row, pool_stem_row};
 
 }  // namespace pathnet

@@ -1,8 +1,9 @@
-// stem_train_fwd and stem_train_bwd: batch norm, ReLU and 3x3 max pooling of stride 2 in training.
+// stem_train_fwd and stem_train_bwd: batch norm, ReLU and, in an ImageNet net, 3x3 max pooling of
+// stride 2 in training.
 //
-// Forward, u is read once for its statistics and once to be pooled; the values between are never
-// written. Backward, it is read once for the sums of the batch norm and once for its own gradient.
-// A row of pixels is what a thread takes, and what a partial sum is over.
+// Forward, u is read once for its statistics and once to be activated or pooled; the values before
+// pooling are never written. Backward, it is read once for the sums of the batch norm and once for
+// its own gradient. A row of pixels is what a thread takes, and what a partial sum is over.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
@@ -75,19 +76,22 @@ Tensor new_sums(const Stem& stem, const char* op) {
 
 std::tuple<Tensor, Tensor, Tensor> stem_train_fwd_cpu(const Tensor& u, std::vector<Tensor> norm,
                                                       std::vector<Tensor> running, bool batch_stats,
-                                                      bool update, double eps, double momentum) {
+                                                      bool update, double eps, double momentum,
+                                                      bool pool) {
   constexpr const char* kOp = "stem_train_fwd";
   Stem stem = read_stem(u, "stem_train_fwd: u");
   Norm bn = read_norm(norm, running, stem.channels);
   bn.batch_stats = batch_stats, bn.update = update, bn.eps = eps, bn.momentum = momentum;
-  const int64_t h = pooled(stem.height), w = pooled(stem.width);
+  const int64_t h = pool ? pooled(stem.height) : stem.height;
+  const int64_t w = pool ? pooled(stem.width) : stem.width;
   const Tensor sums = new_sums(stem, kOp);
   const Tensor state = allocate({NormState::kRows, stem.channels}, std::string(kOp) + ": state");
   const Tensor y = allocate_recycled({stem.images, stem.channels, h, w},
                                      std::string(kOp) + ": the output", kChannelsLast);
   // four bytes in each float
-  const Tensor winners =
-      allocate_recycled({stem.images, h, w, stem.channels / 4}, std::string(kOp) + ": the winners");
+  const Tensor winners = pool ? allocate_recycled({stem.images, h, w, stem.channels / 4},
+                                                  std::string(kOp) + ": the winners")
+                              : allocate({0}, std::string(kOp) + ": no winners");
   stem.sums = data(sums);
   if (batch_stats) for_rows(stem, stem.rows(), stem_kernels().sum_up);
   const NormState values(data(state), stem.channels);
@@ -95,7 +99,10 @@ std::tuple<Tensor, Tensor, Tensor> stem_train_fwd_cpu(const Tensor& u, std::vect
   stem.norm = values.activation();
   stem.y = data(y);
   stem.winners = static_cast<uint8_t*>(winners.data_ptr());
-  for_rows(stem, stem.pooled_rows(), stem_kernels().pool);
+  if (pool)
+    for_rows(stem, stem.pooled_rows(), stem_kernels().pool);
+  else
+    for_rows(stem, stem.rows(), stem_kernels().activate);
   return {y, winners, state};
 }
 
@@ -111,10 +118,12 @@ std::vector<Tensor> stem_train_bwd_cpu(const Tensor& grad_y, const Tensor& u, co
                                        bool needs_u) {
   constexpr const char* kOp = "stem_train_bwd";
   Stem stem = read_stem(u, "stem_train_bwd: u");
-  const int64_t h = pooled(stem.height), w = pooled(stem.width);
+  const bool pool = winners.numel() != 0;
+  const int64_t h = pool ? pooled(stem.height) : stem.height;
+  const int64_t w = pool ? pooled(stem.width) : stem.width;
   const Tensor g = torch::stable::contiguous(grad_y, kChannelsLast);
   check_batch(g, {stem.images, stem.channels, h, w}, "stem_train_bwd: grad_y");
-  check_shape(winners, {stem.images, h, w, stem.channels / 4}, "stem_train_bwd: winners");
+  if (pool) check_shape(winners, {stem.images, h, w, stem.channels / 4}, "stem_train_bwd: winners");
   check_shape(state, {NormState::kRows, stem.channels}, "stem_train_bwd: state");
   check_shape(weight, {stem.channels}, "stem_train_bwd: weight");
   Norm norm;
@@ -122,7 +131,8 @@ std::vector<Tensor> stem_train_bwd_cpu(const Tensor& grad_y, const Tensor& u, co
   const NormState values(data(state), stem.channels);
   const Tensor sums = new_sums(stem, kOp);
   stem.sums = data(sums);
-  stem.winners = static_cast<uint8_t*>(winners.data_ptr());
+  stem.winners = pool ? static_cast<uint8_t*>(winners.data_ptr()) : nullptr;
+  stem.norm = values.activation();
   stem.mean = values.mean;
   stem.gradient.g = data(g);
   for_rows(stem, stem.rows(), stem_kernels().sum_up_gradient);

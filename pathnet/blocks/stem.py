@@ -26,9 +26,16 @@ _SHORTCUT_ALONE = Route(torch.full((1,), int(Gate.OFF), dtype=torch.int8), torch
 def run_cifar_stem(conv: nn.Module, norm: nn.Module | None, act: nn.Module | None, x: Tensor, update: bool) -> Tensor:
     """Run a convolution, and batch norm and ReLU where there are any, on x.
 
-    Without a gradient they are a block of a stage that is its shortcut, and so one call of `stage_eval`.
+    Without a gradient they are a block of a stage that is its shortcut, and so one call of `stage_eval`; in training
+    batch norm and ReLU are one op, where a CPU kernel takes them.
     """
     modules = conv, norm, act
+    if torch.is_grad_enabled() and norm is not None and act is not None:
+        second, third = (*describe((norm, act)), None)[:2]
+        u = run_modules((conv,), x, update)
+        if isinstance(second, Norm) and isinstance(third, Relu) and supports_train(u, second) is None:
+            return stem_train(u, second, False, update)
+        return run_modules((norm, act), u, update)
     if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         stem = cifar_stem(*modules)
         if backend.forced() in (None, "cpu") and supports_eval(x, [stem]) is None:
@@ -55,7 +62,7 @@ def run_imagenet_stem(
         if torch.is_grad_enabled():
             u = run_modules((conv,), x, update)
             if supports_train(u, second) is None:
-                return stem_train(u, second, update)
+                return stem_train(u, second, True, update)
             return run_modules((norm, act, pool), u, update)
         if isinstance(first, Conv) and supports_eval_stem(x, first, second) is None:
             return stem_eval(x, first, second)

@@ -76,10 +76,11 @@ SCHEMAS = (
     # What these launch: pass, and bytes read, written, requested and of partial sums, for each launch.
     # pathnet/ops/stage_train_cuda_count.py
     "stage_train_cuda_count(int[] numbers, int itemsize, bool backward) -> int[]",
-    # Batch norm, ReLU and 3x3 max pooling of stride 2, float32, u and y in channels_last. csrc/cpu/stem_train.cpp
-    # norm: weight, bias; running: mean, variance, which moves in place if `update`; winners: a byte a value of y.
+    # Batch norm, ReLU and, if `pool`, 3x3 max pooling of stride 2, float32, u and y in channels_last.
+    # norm: weight, bias; running: mean, variance, which moves in place if `update`; winners: a byte a value of a
+    # pooled y, else empty. csrc/cpu/stem_train.cpp
     "stem_train_fwd(Tensor u, Tensor[] norm, Tensor(a!)[] running, bool batch_stats, bool update, float eps,"
-    " float momentum) -> (Tensor y, Tensor winners, Tensor state)",
+    " float momentum, bool pool) -> (Tensor y, Tensor winners, Tensor state)",
     # The gradients of weight and bias, and that of u if it is needed.
     "stem_train_bwd(Tensor grad_y, Tensor u, Tensor winners, Tensor state, Tensor weight, bool batch_stats,"
     " bool needs_u) -> Tensor[]",

@@ -1,4 +1,4 @@
-"""A stem's batch norm, ReLU and max pooling in training, as one autograd function over two CPU ops."""
+"""A stem's batch norm, ReLU and perhaps max pooling in training, as one autograd function over two CPU ops."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from pathnet.reference import Norm
 LANES = 16  # channels of a vector (kBlock in csrc/cpu/image.h)
 
 
-def stem_train(u: Tensor, norm: Norm, update: bool = True) -> Tensor:
-    """Max pooling, 3x3 of stride 2 with a padding of 1, over ReLU(norm(u)), for calls that `supports_cpu` accepts.
+def stem_train(u: Tensor, norm: Norm, pool: bool, update: bool = True) -> Tensor:
+    """ReLU(norm(u)), and if `pool` its maxima over 3x3 of stride 2, for calls that `supports_cpu` accepts.
 
-    Shapes: u [N, C, H, W] -> [N, C, ceil(H / 2), ceil(W / 2)], in channels_last. Running statistics move if `update`.
+    Shapes: u [N, C, H, W] -> the same, or [N, C, ceil(H / 2), ceil(W / 2)] with windows padded by 1, in channels_last.
+    Running statistics move if `update`.
     """
     moves = norm.batch_stats and update
     if moves and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     running = [norm.running_mean, norm.running_var]
     u = u.contiguous(memory_format=torch.channels_last)
-    return _StemTrain.apply(u, norm.weight, norm.bias, running, norm.batch_stats, moves, norm.eps, norm.momentum or 0.0)
+    settings = norm.batch_stats, moves, norm.eps, norm.momentum or 0.0, pool
+    return _StemTrain.apply(u, norm.weight, norm.bias, running, *settings)
 
 
 def supports_cpu(u: Tensor, norm: Norm) -> str | None:
@@ -63,14 +65,14 @@ class _StemTrain(torch.autograd.Function):
                 grad_y, *ctx.saved_tensors, ctx.batch_stats, ctx.needs_input_grad[0]
             )
         weight, bias, u = differentiable_once([*grads, None][:3])
-        return u, weight, bias, None, None, None, None, None
+        return u, weight, bias, *[None] * 6
 
 
-def _fwd_fake(u, norm, running, batch_stats, update, eps, momentum):
+def _fwd_fake(u, norm, running, batch_stats, update, eps, momentum, pool):
     n, channels, h, w = u.shape
-    shape = n, channels, -(-h // 2), -(-w // 2)
-    y = torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=torch.channels_last)
-    return y, u.new_empty((n, *shape[2:], channels // 4)), u.new_empty((4, channels))
+    sides = (-(-h // 2), -(-w // 2)) if pool else (h, w)
+    y = torch.empty((n, channels, *sides), dtype=u.dtype, device=u.device, memory_format=torch.channels_last)
+    return y, u.new_empty((n, *sides, channels // 4) if pool else (0,)), u.new_empty((4, channels))
 
 
 def _bwd_fake(grad_y, u, winners, state, weight, batch_stats, needs_u):
