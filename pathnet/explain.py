@@ -22,6 +22,7 @@ from pathnet.ops.stage_masked import SUPPORTS as MASKED
 from pathnet.ops.stage_masked import backend_of
 from pathnet.ops.stage_train import LOSES as TRAIN_LOSES
 from pathnet.ops.stage_train import SUPPORTS as TRAIN
+from pathnet.ops.stage_train_cpu import unfit_shortcut
 from pathnet.reference import Block, Conv, Pad
 from pathnet.samplers import Sampler
 
@@ -36,7 +37,7 @@ class BlockReport:
     backend: str
     precision: str
     fused: bool
-    reasons: dict[str, str]  # backend -> why it does not run this block
+    reasons: dict[str, str]  # backend -> why it does not run this block, or not its shortcut
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def _report(index: int, block: nn.Module, x: Tensor, live: Tensor | None) -> Blo
         why = block.why_as_module() or "the block itself has a hook"
         reasons = {b: f"the block runs module by module, since {why}" for b in BACKENDS if b != "reference"}
     backend = choose(name, supports, *call, loses=loses) if live is None else backend_of(*call)
+    if backend == "cpu" and name == "stage_train" and (why := unfit_shortcut(specs[0])) is not None:
+        reasons["cpu"] = f"the shortcut alone runs in plain PyTorch, since {why}"
     precision = block.precision if backend == "cpu" and name == "stage_eval" else None
     return BlockReport(index, kind, name, backend, precision or dtype, fused, reasons)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import Recorder, make_stage, specs
-from training_cases import TRAINED_FORMS, C, check, images, route_of, stage_of, train
+from training_cases import TRAINED_FORMS, C, blocks_of, check, images, route_of, stage_of, train
 
 from pathnet import Gate, extension, use_backend
 from pathnet.blocks import BLOCKS
@@ -70,7 +70,7 @@ def test_masked_rows_of_a_strided_block(form, shortcut, poisoned):
     route = route_of(ROWS[:, :2], [1.25, 1.25])._replace(mask_rows=True)
     with Recorder() as recorder:
         check("cpu", stage, images(stage, (5, C, 16, 16), route), route)
-    assert [len(args[6]) // 3 for func, args in recorder.calls if func is FWD] == [2]
+    assert [blocks_of(args) for func, args in recorder.calls if func is FWD] == [2]
 
 
 def test_masked_rows_beside_another_gate_are_the_reference_s(poisoned):

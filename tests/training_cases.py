@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pathnet import use_backend
 from pathnet.blocks import BLOCKS
 from pathnet.ops.stage_train import stage_train
+from pathnet.ops.stage_train_forms import PROJECTION
 from pathnet.route import Route
 
 TRAINED_FORMS = ("basic", "preact", "bottleneck", "preact_bottleneck")
@@ -90,6 +91,11 @@ def _joint_error(values: dict, truth: dict, names: list[str]) -> float:
     """The root mean square over tensors of |y - truth| / |truth|."""
     errors = [(values[name].double() - truth[name]).norm() / truth[name].norm().clamp_min(1e-30) for name in names]
     return float(torch.stack(errors).square().mean().sqrt())
+
+
+def blocks_of(args) -> int:
+    """How many blocks a call of stage_train_fwd runs, from its arguments."""
+    return sum(form != PROJECTION for form in args[6][::3])
 
 
 def stage_of(form: str = "basic", blocks: int = 4, channels: int = C):

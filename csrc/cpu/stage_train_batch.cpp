@@ -142,20 +142,15 @@ int64_t group_images(const Extent& extent) {
 }
 
 int64_t workspace_floats(const Plan& plan) {
-  int64_t most = 0;
-  for (const Block& block : plan.blocks)
-    for (const Conv& conv : block.convs)
-      most = std::max(most, train_kernels().workspace_floats(conv.in, conv.out, conv.kernel,
-                                                             conv.stride, group_images(conv.out)));
-  return most;
+  return plan.most([](const Conv& conv) {
+    return train_kernels().workspace_floats(conv.in, conv.out, conv.kernel, conv.stride,
+                                            group_images(conv.out));
+  });
 }
 
 int64_t widest(const Plan& plan) {
-  int64_t most = 0;
-  for (const Block& block : plan.blocks)
-    for (const Conv& conv : block.convs)
-      most = std::max({most, conv.in.channels(), conv.out.channels()});
-  return most;
+  return plan.most(
+      [](const Conv& conv) { return std::max(conv.in.channels(), conv.out.channels()); });
 }
 
 Workers::Workers(const char* op, int64_t floats_each)

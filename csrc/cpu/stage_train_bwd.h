@@ -11,7 +11,7 @@ namespace pathnet::train {
 struct BackwardCall {
   const Plan& plan;
   const Kept& kept;
-  bool has_skip;    // x then gets a gradient through f alone
+  bool has_skip;
   const Tensor& x;  // tells shape and memory format
   const Tensor& grad_y;
   Gradients& gradients;
@@ -44,12 +44,17 @@ class BackwardPasses {
   NormBackward finish(int64_t b, int64_t norm, const float* multipliers = nullptr);
   NormState state(int64_t b, int64_t norm) const { return norm_state(plan_, kept_, b, norm); }
 
+  // Takes the gradient of a projection's output back: those of its weights, and that of x, which is
+  // added to `through_f`, or is all that x gets.
+  void project(const NormGradient& gradient, Batch& through_f);
+  bool projects_back() const;  // whether anything of it is asked for
+
   void write_x(const Batch& gradient, const uint16_t* alive);
   void write_skip(const Batch& gradient, const uint16_t* alive);
 
   const Plan& plan_;
   const Kept& kept_;
-  bool has_skip_;
+  bool other_shortcut_;  // of the first block than the identity: x has its gradient through f apart
   const Tensor &x_, &grad_y_;
   Gradients& gradients_;
   Pool pool_;  // before those who hold its batches
@@ -59,6 +64,7 @@ class BackwardPasses {
   Batch g_;                       // the gradient at hand
 
  private:
+  Batch zeros(const Extent& extent);
   void run_chunk(BackwardConv pass, const Conv& conv, const Chunks& chunks, int64_t chunk,
                  float* workspace);
 

@@ -12,7 +12,7 @@ int64_t sums_offset(const Plan& plan) { return round_up(workspace_floats(plan), 
 BackwardPasses::BackwardPasses(const BackwardCall& call)
     : plan_(call.plan),
       kept_(call.kept),
-      has_skip_(call.has_skip),
+      other_shortcut_(call.has_skip || call.plan.projection.has_value()),
       x_(call.x),
       grad_y_(call.grad_y),
       gradients_(call.gradients),
@@ -58,7 +58,7 @@ Batch BackwardPasses::mask(BackwardConv& pass, const float* value, const NormSta
 }
 
 void BackwardPasses::convolve(BackwardConv& pass, int64_t b, int64_t i) {
-  const Block& block = plan_.blocks[b];
+  const Block& block = plan_.branch(b);
   const Conv& conv = block.convs[i];
   const bool weight_gradient = gradients_.needs_weight(block, i);
   if (pass.out != nullptr)
@@ -89,11 +89,38 @@ void BackwardPasses::run_chunk(BackwardConv pass, const Conv& conv, const Chunks
 }
 
 NormBackward BackwardPasses::finish(int64_t b, int64_t norm, const float* multipliers) {
-  const Block& block = plan_.blocks[b];
+  const Block& block = plan_.branch(b);
   NormBackward result = norm_backward(block.norms[norm], state(b, norm), data(sums_), plan_.images,
                                       block.extent_of(norm).pixels(), multipliers);
   gradients_.set_norm(block, norm, result);
   return result;
+}
+
+bool BackwardPasses::projects_back() const {
+  if (!plan_.projection.has_value() || !plan_.projection->trained()) return false;
+  const Block& projection = *plan_.projection;
+  return gradients_.needs_x() || gradients_.needs_weight(projection, 0) ||
+         (!projection.norms.empty() && gradients_.needs_norm(projection, 0));
+}
+
+void BackwardPasses::project(const NormGradient& gradient, Batch& through_f) {
+  BackwardConv pass = pass_of<BackwardConv>(plan_.projection->convs[0]);
+  pass.gradient = gradient;
+  pass.in = data(kept_.blocks[0].x);
+  if (gradients_.needs_x()) {
+    if (through_f == nullptr) through_f = zeros(plan_.in());
+    pass.out = data(through_f);
+    pass.skip = pass.out;
+  }
+  convolve(pass, plan_.size(), 0);
+}
+
+Batch BackwardPasses::zeros(const Extent& extent) {
+  const Batch batch = pool_.take(extent);
+  workers_.share(plan_.images, [&](int64_t n, float*) {
+    std::fill_n(data(batch) + n * extent.floats(), extent.floats(), 0.0f);
+  });
+  return batch;
 }
 
 void BackwardPasses::write_x(const Batch& gradient, const uint16_t* alive) {

@@ -70,16 +70,27 @@ class PreactBackward : BackwardPasses {
   }
 
   void leave() {
-    const bool through_f = has_skip_ && !trained_.empty() && trained_.front() == 0;
-    if (through_f) {
-      write_skip(g_, nullptr);
+    if (!other_shortcut_) {
+      if (gradients_.needs_x()) write_x(whole(), nullptr);
+    } else if (trained_.empty() || trained_.front() > 0) {
+      if (gradients_.needs_skip() || projects_back()) leave_by_shortcut(whole(), nullptr);
+    } else {
       if (branch_.has_value()) branch_->cut = true;
+      leave_by_shortcut(g_, gradients_.needs_x() ? whole() : nullptr);
     }
-    const bool to_skip = has_skip_ && !through_f;
-    if (!(to_skip ? gradients_.needs_skip() : gradients_.needs_x())) return;
-    const Batch whole = branch_.has_value() ? merge_branch() : g_;
-    to_skip ? write_skip(whole, nullptr) : write_x(whole, nullptr);
   }
+
+  // g is the gradient of the first block's value; x gets one `through_f` and one through a
+  // projection.
+  void leave_by_shortcut(const Batch& g, Batch through_f) {
+    write_skip(g, nullptr);
+    NormGradient gradient;
+    gradient.g = data(g);
+    if (projects_back()) project(gradient, through_f);
+    if (through_f != nullptr) write_x(through_f, nullptr);
+  }
+
+  Batch whole() { return branch_.has_value() ? merge_branch() : g_; }
 
   Batch merge_branch() {
     BackwardConv pass;

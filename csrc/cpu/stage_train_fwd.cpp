@@ -31,6 +31,7 @@ class Forward {
   }
 
   void run() {
+    if (plan_.projection.has_value()) project();
     for (size_t b = 0; b < plan_.blocks.size(); ++b) plan_.preact() ? run_preact(b) : run_post(b);
     if (!plan_.preact()) merge_last();
   }
@@ -38,6 +39,18 @@ class Forward {
   std::vector<Tensor> saved() const { return to_list(plan_, kept_); }
 
  private:
+  // The first block's shortcut; a norm behind it is applied where the shortcut is merged.
+  void project() {
+    const Block& projection = *plan_.projection;
+    ForwardConv pass = pass_of<ForwardConv>(projection.convs[0]);
+    pass.in = data(x_);
+    const bool normed = !projection.norms.empty();
+    skip_ = convolve(pass, projection.convs[0], normed ? &projection.norms[0] : nullptr);
+    if (!normed) return;
+    finish(plan_.size(), 0);
+    keep(plan_.size(), 0, skip_);
+  }
+
   // x_b -> conv1, norm, ReLU -> conv2 ..., whose output waits to be merged with the shortcut.
   void run_post(int64_t b) {
     const Block& block = plan_.blocks[b];
@@ -61,9 +74,12 @@ class Forward {
     if (b > 0 || skip_ == nullptr) skip_ = x_;
   }
 
-  // Lets the pass read ReLU(s * norm(branch) + skip), the value of block b, and returns it.
+  // Lets the pass read ReLU(s * norm(branch) + skip), the value of block b, and returns it. With a
+  // projection skip stands before its norm.
   Batch merge_into(ForwardConv& pass, int64_t b) {
     const Block& block = plan_.blocks[b];
+    if (b == 0 && plan_.projection.has_value())
+      pass.skip_norm = state(plan_.size(), 0).activation();
     if (block.trained()) alive_ = &kept_.blocks[b].alive;
     pass.alive_is_set = *alive_ != nullptr;
     if (*alive_ == nullptr) *alive_ = new_bits(plan_.op, plan_.images, block.out());
@@ -120,11 +136,10 @@ class Forward {
   }
 
   void keep(int64_t b, int64_t conv, const Batch& u) {
-    if (plan_.blocks[b].trained()) kept_.blocks[b].u[conv] = u;
+    if (plan_.branch(b).trained()) kept_.blocks[b].u[conv] = u;
   }
   void keep_x(int64_t b) {
-    const Block& block = plan_.blocks[b];
-    if (block.trained() && keeps_x(block)) kept_.blocks[b].x = x_;
+    if (keeps_x(plan_, b)) kept_.blocks[b].x = x_;
   }
 
   // Runs a pass; its sums are those that `norm` asks for.
@@ -143,7 +158,7 @@ class Forward {
   }
 
   void finish(int64_t b, int64_t norm) {
-    const Block& block = plan_.blocks[b];
+    const Block& block = plan_.branch(b);
     const Extent& extent = block.extent_of(norm);
     check(!block.norms[norm].batch_stats || plan_.images * extent.pixels() >= 2,
           "batch statistics need at least two values a channel, but ", plan_.images,

@@ -15,8 +15,8 @@ Tensor to_tensor(const std::vector<double>& values, const Tensor& like) {
 }  // namespace
 
 Gradients::Gradients(const std::vector<bool>& needs, const Plan& plan)
-    : needs_(needs), layers_(plan.layers()) {
-  const size_t wanted = kFirst + 3 * layers_;
+    : needs_(needs), convs_(plan.convs()) {
+  const size_t wanted = kFirst + convs_ + 2 * plan.norms();
   check(needs.size() == wanted, "stage_train_bwd: needs must hold ", wanted,
         " values for these blocks, got ", needs.size(), '.');
   of_.resize(wanted);

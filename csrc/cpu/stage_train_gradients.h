@@ -13,7 +13,10 @@ class Gradients {
   Gradients(const std::vector<bool>& needs, const Plan& plan);
   bool needs_x() const { return needs_[kX]; }
   bool needs_skip() const { return needs_[kSkip]; }
-  bool needs_weight(const Block& block, int64_t conv) const { return needs_[weight(block, conv)]; }
+  // Under a gate that gives none `list` refuses the call.
+  bool needs_weight(const Block& block, int64_t conv) const {
+    return needs_[weight(block, conv)] && block.has_weight_gradients();
+  }
   bool needs_norm(const Block& block, int64_t i) const {
     return needs_[norm(block, i)] || needs_[norm(block, i) + 1];
   }
@@ -31,11 +34,11 @@ class Gradients {
   static constexpr int64_t kX = 0, kSkip = 1, kFirst = 2;
   int64_t weight(const Block& block, int64_t conv) const { return kFirst + block.first + conv; }
   int64_t norm(const Block& block, int64_t i) const {
-    return kFirst + layers_ + 2 * (block.first + i);
+    return kFirst + convs_ + 2 * (block.first + i);
   }
 
   const std::vector<bool>& needs_;
-  int64_t layers_;
+  int64_t convs_;
   std::vector<std::optional<Tensor>> of_;
 };
 

@@ -14,40 +14,46 @@ void for_each(const Plan& plan, AnyKept& kept, const Visit& visit) {
   };
   const bool post = !plan.preact();
   if (post && !plan.blocks[0].trained()) visit(kept.alive, words(plan.blocks[0].out()));
-  for (size_t b = 0; b < plan.blocks.size(); ++b) {
-    const Block& block = plan.blocks[b];
+  for (int64_t b = 0; b < plan.branches(); ++b) {
+    const Block& block = plan.branch(b);
+    if (keeps_x(plan, b)) visit(kept.blocks[b].x, values(block.in()));
     if (!block.trained()) continue;
-    if (keeps_x(block)) visit(kept.blocks[b].x, values(block.in()));
     for (int64_t i = 0; i < kept_outputs(block); ++i)
       visit(kept.blocks[b].u[i], values(block.convs[i].out));
-    if (post) visit(kept.blocks[b].alive, words(block.out()));
+    if (post && b < plan.size()) visit(kept.blocks[b].alive, words(block.out()));
   }
 }
 
-// Norms of the trained ones among the first `blocks` blocks.
-int64_t trained_norms(const Plan& plan, int64_t blocks) {
+// Norms of the trained ones among the first `branches` branches.
+int64_t trained_norms(const Plan& plan, int64_t branches) {
   int64_t norms = 0;
-  for (int64_t b = 0; b < blocks; ++b)
-    if (plan.blocks[b].trained()) norms += plan.blocks[b].size();
+  for (int64_t b = 0; b < branches; ++b)
+    if (plan.branch(b).trained()) norms += plan.branch(b).norms.size();
   return norms;
 }
 
 std::vector<KeptBlock> empty_blocks(const Plan& plan) {
-  std::vector<KeptBlock> blocks(plan.blocks.size());
-  for (size_t b = 0; b < blocks.size(); ++b) blocks[b].u.resize(kept_outputs(plan.blocks[b]));
+  std::vector<KeptBlock> blocks(plan.branches());
+  for (size_t b = 0; b < blocks.size(); ++b) blocks[b].u.resize(kept_outputs(plan.branch(b)));
   return blocks;
 }
 
 }  // namespace
 
-bool keeps_x(const Block& block) { return block.has_weight_gradients() || block.preact; }
+bool keeps_x(const Plan& plan, int64_t b) {
+  if (b == plan.size()) return false;
+  const Block& block = plan.blocks[b];
+  const bool projected = b == 0 && plan.projection && plan.projection->has_weight_gradients();
+  return projected || block.has_weight_gradients() || (block.preact && block.trained());
+}
 int64_t kept_outputs(const Block& block) { return block.size() - (block.preact ? 1 : 0); }
 
 NormState norm_state(const Plan& plan, const Kept& kept, int64_t b, int64_t norm) {
-  const Block& block = plan.blocks[b];
+  const Block& block = plan.branch(b);
   const int64_t padded = round_up(block.norms[norm].channels(), kBlock);
   const int64_t floats = NormState::kRows * widest(plan);
-  if (!block.trained()) return {data(kept.passing) + norm * floats, padded};
+  const int64_t passing = b < plan.size() ? norm : kept.passing.size(0) - 1;
+  if (!block.trained()) return {data(kept.passing) + passing * floats, padded};
   return {data(kept.norms) + (trained_norms(plan, b) + norm) * floats, padded};
 }
 
@@ -63,7 +69,7 @@ Kept new_kept(const Plan& plan) {
   };
   int64_t most = 0;  // norms of a block
   for (const Block& block : plan.blocks) most = std::max(most, block.size());
-  return {states(trained_norms(plan, plan.blocks.size())), states(most), nullptr,
+  return {states(trained_norms(plan, plan.branches())), states(most + 1), nullptr,
           empty_blocks(plan)};
 }
 
@@ -81,7 +87,7 @@ Kept from_list(const Plan& plan, const std::vector<Tensor>& saved) {
           " floats in a row, on a cache line.");
     return tensor;
   };
-  const int64_t count = trained_norms(plan, plan.blocks.size());
+  const int64_t count = trained_norms(plan, plan.branches());
   const Tensor norms = next(count * NormState::kRows * widest(plan));
   Kept kept{norms, norms, nullptr, empty_blocks(plan)};
   for_each(plan, kept,

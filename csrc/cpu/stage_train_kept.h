@@ -17,12 +17,12 @@ struct KeptBlock {
 
 struct Kept {
   Tensor norms;    // [norms of trained blocks, NormState::kRows, widest norm]
-  Tensor passing;  // the same for the FORWARD block at hand: not kept
+  Tensor passing;  // the same for the FORWARD block at hand, and for a projection: not kept
   Batch alive;     // of the FORWARD run that comes first, if one does
-  std::vector<KeptBlock> blocks;
+  std::vector<KeptBlock> blocks;  // a branch each; a projection reads the first block's x
 };
 
-bool keeps_x(const Block& block);
+bool keeps_x(const Plan& plan, int64_t block);
 int64_t kept_outputs(const Block& block);  // u[0] ...
 NormState norm_state(const Plan& plan, const Kept& kept, int64_t block, int64_t norm);
 

@@ -24,12 +24,7 @@ void for_blocks(const WeightView& w, const Pack& pack) {
 
 }  // namespace
 
-int64_t packed_floats(const Plan& plan) {
-  int64_t most = 0;
-  for (const Block& block : plan.blocks)
-    for (const Conv& conv : block.convs) most = std::max(most, floats_of(conv));
-  return most;
-}
+int64_t packed_floats(const Plan& plan) { return plan.most(floats_of); }
 
 PackedWeights::PackedWeights(const Plan& plan)
     : memory_(allocate_recycled({packed_floats(plan)}, std::string(plan.op) + ": packed weights")) {

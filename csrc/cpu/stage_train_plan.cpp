@@ -17,6 +17,7 @@ const Form kForms[] = {
     {false, {1, 3, 1}},  // bottleneck
     {true, {1, 3, 1}},   // pre-activation bottleneck
 };
+constexpr int64_t kProjection = std::size(kForms);  // behind the blocks
 
 void check_count(const char* op, const char* name, size_t count, size_t wanted) {
   check(count == wanted, op, ": ", name, " must hold ", wanted, " values for these blocks, got ",
@@ -67,32 +68,37 @@ class Reader {
 };
 
 void check_integers(const char* op, int64_t index, const int64_t* integers) {
-  constexpr int64_t kLast = std::size(kForms) - 1;
-  check(integers[0] >= 0 && integers[0] <= kLast, op, ": blocks must give a form of 0 to ", kLast,
-        " for block ", index, ", got ", integers[0], '.');
+  check(integers[0] >= 0 && integers[0] <= kProjection, op, ": blocks must give a form of 0 to ",
+        kProjection, " for block ", index, ", got ", integers[0], '.');
   check(integers[1] == 1 || integers[1] == 2, op, ": blocks must give stride 1 or 2 for block ",
         index, ", got ", integers[1], '.');
   check(integers[2] >= 1 && integers[2] <= 4, op, ": blocks must give a gate of 1 to 4 for block ",
         index, ", got ", integers[2], ": blocks that are OFF are left out.");
 }
 
-// The number of blocks, where every list is as long as they ask for.
+// The number of blocks without the projection, where every list is as long as they ask for.
 int64_t check_lists(const char* op, const Arguments& from) {
   const size_t count = from.blocks.size() / 3;
   check(count >= 1 && from.blocks.size() == 3 * count, op,
         ": blocks must hold three integers for each of at least one block, got ",
         from.blocks.size(), '.');
-  size_t layers = 0;
-  for (size_t b = 0; b < count; ++b) {
-    check_integers(op, b, &from.blocks[3 * b]);
-    layers += kForms[from.blocks[3 * b]].kernels.size();
+  for (size_t b = 0; b < count; ++b) check_integers(op, b, &from.blocks[3 * b]);
+  const bool projects = from.blocks[3 * (count - 1)] == kProjection;
+  const size_t blocks = count - (projects ? 1 : 0);
+  size_t convs = 0;
+  for (size_t b = 0; b < blocks; ++b) {
+    check(from.blocks[3 * b] != kProjection, op,
+          ": a projection stands behind the blocks, but is at ", b, " of ", count, '.');
+    convs += kForms[from.blocks[3 * b]].kernels.size();
   }
-  check_count(op, "weights", from.weights.size(), layers);
-  check_count(op, "norms", from.norms.size(), 2 * layers);
-  check_count(op, "running", from.running.size(), 2 * layers);
-  check_count(op, "norm_flags", from.norm_flags.size(), 2 * layers);
-  check_count(op, "norm_constants", from.norm_constants.size(), 2 * layers);
-  return count;
+  check(blocks >= 1, op, ": a projection needs a block whose shortcut it is.");
+  const size_t norms = convs + (projects && !kForms[from.blocks[0]].preact ? 1 : 0);
+  check_count(op, "weights", from.weights.size(), convs + (projects ? 1 : 0));
+  check_count(op, "norms", from.norms.size(), 2 * norms);
+  check_count(op, "running", from.running.size(), 2 * norms);
+  check_count(op, "norm_flags", from.norm_flags.size(), 2 * norms);
+  check_count(op, "norm_constants", from.norm_constants.size(), 2 * norms);
+  return blocks;
 }
 
 // The block's first 3x3 convolution takes its stride.
@@ -110,7 +116,7 @@ void read_layers(Block& block, const Form& form, int64_t stride, Extent in, int6
 }
 
 Block read_block(const char* op, int64_t index, const int64_t* integers, const Extent& in,
-                 int64_t in_channels, bool has_skip, Reader& reader) {
+                 int64_t in_channels, bool changes, Reader& reader) {
   const Form& form = kForms[integers[0]];
   const int64_t stride = integers[1];
   Block block;
@@ -121,8 +127,8 @@ Block read_block(const char* op, int64_t index, const int64_t* integers, const E
         '.');
   read_layers(block, form, stride, in, in_channels, reader);
   const bool same = stride == 1 && block.out_channels() == in_channels;
-  check(same || (has_skip && index == 0), op, ": block ", index,
-        " changes the shape, so it must come first, with its shortcut as `skip`.");
+  check(same || (changes && index == 0), op, ": block ", index,
+        " changes the shape, so it must come first, with its shortcut as `skip` or a projection.");
   return block;
 }
 
@@ -135,6 +141,24 @@ std::vector<float> read_multipliers(const char* op, const std::vector<double>& s
   if (size == count) return std::vector<float>(images, static_cast<float>(scales[index]));
   const auto first = scales.begin() + index * images;
   return {first, first + images};
+}
+
+// The shortcut of a run's first block.
+Block read_projection(const char* op, const int64_t* integers, const Block& of, int64_t channels,
+                      Reader& reader) {
+  const int64_t stride = integers[1];
+  const Extent& in = of.in();
+  Conv conv{reader.weight(channels, 1), 1, stride, in, {}};
+  conv.out = {in.height / stride, in.width / stride, blocks_of(conv.weight.size(0))};
+  check(conv.weight.size(0) == of.out_channels() && conv.out.height == of.out().height, op,
+        ": the projection must give what its block gives, ", of.out_channels(), " channels of ",
+        of.out().height, " rows, got ", conv.weight.size(0), " of ", conv.out.height, '.');
+  Block projection;
+  projection.preact = of.preact;
+  projection.gate = static_cast<Gate>(integers[2]);
+  projection.convs.push_back(conv);
+  if (!of.preact) projection.norms.push_back(reader.norm(of.out_channels()));
+  return projection;
 }
 
 void check_sizes(const char* op, const Arguments& from, const Block& block) {
@@ -170,9 +194,12 @@ Plan read_plan(const char* op, const Arguments& from, bool has_skip) {
           ": x must have C, H and W of 1 to ", kMaxSide, ", but its shape is ",
           to_string(from.x.sizes()), '.');
   const int64_t count = check_lists(op, from);
-  Plan plan{op, from.x.size(0), {}, {}};
+  const bool projects = from.blocks.size() > static_cast<size_t>(3 * count);
+  check(!has_skip || !projects, op, ": the first block has one shortcut, got skip and projection.");
+  const bool changes = has_skip || projects;
+  Plan plan{op, from.x.size(0), {}, {}, {}};
   if (from.rows.has_value()) {
-    check(!has_skip, op, ": rows stand for blocks whose shortcut is the identity, got a skip.");
+    check(!changes, op, ": rows stand for blocks whose shortcut is the identity, got another.");
     plan.rows = read_rows(op, *from.rows, plan.images);
     plan.images = static_cast<int64_t>(plan.rows.size());
   }
@@ -180,7 +207,7 @@ Plan read_plan(const char* op, const Arguments& from, bool has_skip) {
   Extent in{from.x.size(2), from.x.size(3), blocks_of(from.x.size(1))};
   int64_t channels = from.x.size(1), layers = 0;
   for (int64_t b = 0; b < count; ++b) {
-    plan.blocks.push_back(read_block(op, b, &from.blocks[3 * b], in, channels, has_skip, reader));
+    plan.blocks.push_back(read_block(op, b, &from.blocks[3 * b], in, channels, changes, reader));
     Block& block = plan.blocks.back();
     block.multipliers = read_multipliers(op, from.scales, b, count, plan.images);
     check(block.preact == plan.preact(), op,
@@ -190,6 +217,11 @@ Plan read_plan(const char* op, const Arguments& from, bool has_skip) {
     layers += block.size();
     in = block.out();
     channels = block.out_channels();
+  }
+  if (projects) {
+    plan.projection =
+        read_projection(op, &from.blocks[3 * count], plan.blocks[0], from.x.size(1), reader);
+    plan.projection->first = layers;
   }
   return plan;
 }

@@ -63,13 +63,35 @@ struct Plan {
   int64_t images = 0;         // that run
   std::vector<int64_t> rows;  // where they stand in x; empty where all of x runs
   std::vector<Block> blocks;
+  // The shortcut of the first block where it is a convolution, as a branch: FULL, FROZEN or FORWARD
+  // by the gradients that it passes. Its norm stands behind it; before activations it has none.
+  std::optional<Block> projection;
   int64_t row(int64_t image) const { return rows.empty() ? image : rows[image]; }
   bool preact() const { return blocks[0].preact; }
   const Extent& in() const { return blocks.front().in(); }
   const Extent& out() const { return blocks.back().out(); }
   int64_t out_channels() const { return blocks.back().out_channels(); }
-  // of convolutions, and of norms
-  int64_t layers() const { return blocks.back().first + blocks.back().size(); }
+  // All branches: those of the blocks, and behind them the projection.
+  int64_t size() const { return static_cast<int64_t>(blocks.size()); }
+  int64_t branches() const { return size() + (projection.has_value() ? 1 : 0); }
+  const Block& branch(int64_t b) const { return b < size() ? blocks[b] : *projection; }
+  int64_t convs() const {
+    const Block& last = branch(branches() - 1);
+    return last.first + last.size();
+  }
+  int64_t norms() const {
+    const Block& last = branch(branches() - 1);
+    return last.first + static_cast<int64_t>(last.norms.size());
+  }
+
+  // The largest value(conv) of all convolutions.
+  template <typename Value>
+  int64_t most(const Value& value) const {
+    int64_t largest = 0;
+    for (int64_t b = 0; b < branches(); ++b)
+      for (const Conv& conv : branch(b).convs) largest = std::max(largest, value(conv));
+    return largest;
+  }
 };
 
 Plan read_plan(const char* op, const Arguments& arguments, bool has_skip);

@@ -6,18 +6,18 @@
 namespace pathnet::train {
 namespace {
 
-int64_t in_channels(const Conv& conv) { return conv.stride * conv.stride * conv.in.channels(); }
+// Of a 3x3 convolution of stride 2, those of all four phases.
+int64_t in_channels(const Conv& conv) {
+  return (conv.kernel == 1 ? 1 : conv.stride * conv.stride) * conv.in.channels();
+}
 
 int64_t part_floats(const Conv& conv) {
   return conv.kernel * conv.kernel * in_channels(conv) * conv.out.channels();
 }
 
 int64_t floats_of_parts(const Plan& plan) {
-  int64_t most = 0;
-  for (const Block& block : plan.blocks)
-    for (const Conv& conv : block.convs)
-      most = std::max(most, Chunks(plan.images, conv.out).count * part_floats(conv));
-  return most;
+  return plan.most(
+      [&](const Conv& conv) { return Chunks(plan.images, conv.out).count * part_floats(conv); });
 }
 
 // A gradient [out, in, kernel, kernel] and the parts that it is the sum of, each

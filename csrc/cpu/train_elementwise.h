@@ -25,8 +25,7 @@ PATHNET_INLINE void for_pixels(const Extent& extent, int64_t image, Value& value
 
 // The value of the last block: merged and alive from in and skip.
 void merge(const ForwardConv& pass, int64_t image) {
-  Merged value{pass};
-  for_pixels(pass.in_extent, image, value);
+  with_merged(pass, [&](auto& value) { for_pixels(pass.in_extent, image, value); });
   finish_streams();
 }
 

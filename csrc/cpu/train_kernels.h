@@ -35,7 +35,7 @@ inline float multiplier_of(const float* multipliers, int64_t image) {
 }
 
 // u = conv(in'), where in' = affine_relu(in), or where `skip` is given the value of the block
-// before: in' = ReLU(s * (in * scale + shift) + skip).
+// before: in' = ReLU(s * (in * scale + shift) + skip), skip * scale + shift if it has a norm.
 struct ForwardConv {
   Extent in_extent, out_extent;
   int64_t kernel = 3, stride = 1;
@@ -43,6 +43,7 @@ struct ForwardConv {
   const float* in = nullptr;
   AffineRelu before;
   const float* skip = nullptr;
+  AffineRelu skip_norm;           // of which the ReLU is not taken
   float* merged = nullptr;        // in' is kept here
   uint16_t* alive = nullptr;      // one bit an element: in' > 0
   bool alive_is_set = false;      // whether the bits are combined with those that stand there
@@ -84,7 +85,7 @@ struct BackwardConv {
   const float* weights = nullptr;  // of the backward convolution, or null
   Arrival arrival = Arrival::kPlain;
   float* out = nullptr;
-  const float* skip = nullptr;
+  const float* skip = nullptr;  // of a 1x1 convolution of stride 2: out itself, added to in place
   const uint16_t* alive = nullptr;
   const float* value = nullptr;
   AffineRelu value_before;

@@ -10,17 +10,33 @@
 namespace pathnet {
 namespace {
 
+// The pixels of an image that a convolution reads: all, or every second one of every second row.
+struct Grid {
+  Extent extent;
+  int64_t stride = 1;
+
+  // Rows of pixels that stand equally far apart: all pixels are one.
+  Image rows() const {
+    if (stride == 1) return {nullptr, 1, extent.pixels(), extent.blocks};
+    return {nullptr, extent.height / stride, extent.width / stride, extent.blocks};
+  }
+  // Where a run's first pixel stands in a batch, in floats.
+  int64_t at(int64_t image, int64_t block, const Run& run) const {
+    const int64_t pixel = (run.row * extent.width + run.column) * stride;
+    return ((image * extent.blocks + block) * extent.pixels() + pixel) * kBlock;
+  }
+};
+
 // Pixels of the images from `image` on, counted through, in a panel [blocks, tiles, 16].
 struct PixelPanel {
   int64_t image;
   int64_t first, count;  // pixels
   int64_t tiles;         // count, rounded up to what the products take
 
-  // Calls visit(image of the batch, run); `run.column` is the run's first pixel in its image.
+  // Calls visit(image of the batch, run of the grid).
   template <typename Visit>
-  PATHNET_INLINE void for_images(const Extent& extent, const Visit& visit) const {
-    const Image line{nullptr, 1, extent.pixels(), extent.blocks};
-    for_runs(line, first, count, [&](const Run& run) { visit(image + run.image, run); });
+  PATHNET_INLINE void for_images(const Grid& grid, const Visit& visit) const {
+    for_runs(grid.rows(), first, count, [&](const Run& run) { visit(image + run.image, run); });
   }
 };
 
@@ -37,13 +53,13 @@ PATHNET_INLINE void for_panels(int64_t image, int64_t count, const Extent& in, c
 }
 
 template <typename Value>
-void fill_panel(const Extent& extent, const PixelPanel& panel, float* to, Value& value) {
-  panel.for_images(extent, [&](int64_t image, const Run& run) {
-    for (int64_t b = 0; b < extent.blocks; ++b) {
-      int64_t at = ((image * extent.blocks + b) * extent.pixels() + run.column) * kBlock;
+void fill_panel(const Grid& grid, const PixelPanel& panel, float* to, Value& value) {
+  panel.for_images(grid, [&](int64_t image, const Run& run) {
+    for (int64_t b = 0; b < grid.extent.blocks; ++b) {
+      int64_t at = grid.at(image, b, run);
       float* pixel = to + (b * panel.tiles + run.at) * kBlock;
       value.begin(image, b);
-      for (int64_t j = 0; j < run.pixels; ++j, at += kBlock, pixel += kBlock) {
+      for (int64_t j = 0; j < run.pixels; ++j, at += grid.stride * kBlock, pixel += kBlock) {
         unsigned alive = 0;
         for (int r = 0; r < kRegisters; ++r) {
           const Vector v = value(r, at + r * kLanes);
@@ -69,7 +85,7 @@ PATHNET_INLINE void emit_column(const float* products, int64_t pixel, int64_t ro
 template <typename Epilogue>
 void emit_panel(const float* products, const PixelPanel& panel, const Extent& extent,
                 const Epilogue& epilogue) {
-  panel.for_images(extent, [&](int64_t, const Run& run) {
+  panel.for_images({extent}, [&](int64_t, const Run& run) {
     for (int64_t b = 0; b < extent.blocks; ++b)
       for (int r = 0; r < kRegisters; ++r) {
         auto state = epilogue.begin(run.image, b, r);
@@ -81,6 +97,19 @@ void emit_panel(const float* products, const PixelPanel& panel, const Extent& ex
           emit_column(from + j * kBlock, run.column + j, run.pixels - j, epilogue, state);
         epilogue.end(state, run.image, b, r);
       }
+  });
+}
+
+// Adds the products to the pixels of the grid.
+inline void add_panel(const float* products, const PixelPanel& panel, const Grid& grid,
+                      float* batch) {
+  panel.for_images(grid, [&](int64_t image, const Run& run) {
+    for (int64_t b = 0; b < grid.extent.blocks; ++b) {
+      const float* from = products + (b * panel.tiles + run.at) * kBlock;
+      float* to = batch + grid.at(image, b, run);
+      for (int64_t j = 0; j < run.pixels; ++j, from += kBlock, to += grid.stride * kBlock)
+        for (int r = 0; r < kBlock; r += kLanes) store(to + r, load(to + r) + load(from + r));
+    }
   });
 }
 
@@ -138,13 +167,14 @@ void forward_pixels(const ForwardConv& images, int64_t first, int64_t count, int
                     float* workspace) {
   const ForwardConv pass = in_columns(images);
   const Extent &in = pass.in_extent, &out = pass.out_extent;
+  const Grid grid{images.in_extent, images.stride};
   float* products = workspace + in.blocks * panel_pixels(in.blocks, out.blocks) * kBlock;
-  PanelAhead ahead(first, batch, in.pixels());
-  ahead.add(pass.in, in.blocks);
+  PanelAhead ahead(first, batch, out.pixels());
+  if (grid.stride == 1) ahead.add(pass.in, in.blocks);  // else it stands apart
   ahead.add(pass.skip, in.blocks);
   ahead.add(pass.add_to, out.blocks);
   for_panels(first, count, in, out, [&](const PixelPanel& panel) {
-    with_forward(pass, [&](auto& value) { fill_panel(in, panel, workspace, value); });
+    with_forward(pass, [&](auto& value) { fill_panel(grid, panel, workspace, value); });
     ahead.aim(panel.first + panel.count, panel.count, steps_of(in.blocks, out.blocks, panel.tiles));
     multiply_panel(workspace, in.blocks, pass.weights, products, out.blocks, panel.tiles, ahead);
     with_forward_epilogue(
@@ -159,17 +189,20 @@ void backward_pixels(const BackwardConv& images, int64_t first, int64_t count, i
   const Extent &in = pass.in_extent, &out = pass.out_extent;
   float *gradient = workspace,
         *input = workspace + out.blocks * panel_pixels(in.blocks, out.blocks) * kBlock;
-  PanelAhead ahead(first, batch, in.pixels());
+  const Grid grid{images.in_extent, images.stride};
+  PanelAhead ahead(first, batch, out.pixels());
   ahead.add(pass.gradient.g, out.blocks);
   ahead.add(pass.gradient.u, out.blocks);
   ahead.add(pass.passed_on, out.blocks);
-  if (pass.weight_gradient != nullptr) ahead.add(pass.in, in.blocks);
-  ahead.add(pass.skip, in.blocks);
-  ahead.add(pass.value, in.blocks);
+  if (grid.stride == 1) {  // else they stand apart
+    if (pass.weight_gradient != nullptr) ahead.add(pass.in, in.blocks);
+    ahead.add(pass.skip, in.blocks);
+    ahead.add(pass.value, in.blocks);
+  }
   for_panels(first, count, in, out, [&](const PixelPanel& panel) {
-    with_backward(pass, [&](auto& value) { fill_panel(out, panel, gradient, value); });
+    with_backward(pass, [&](auto& value) { fill_panel({out}, panel, gradient, value); });
     if (pass.weight_gradient != nullptr) {
-      with_input(pass.in, pass.before, [&](auto& value) { fill_panel(in, panel, input, value); });
+      with_input(pass.in, pass.before, [&](auto& value) { fill_panel(grid, panel, input, value); });
       add_position(Panel(input, in.blocks, panel.tiles), Panel(gradient, out.blocks, panel.tiles),
                    0, {0, in.blocks}, in.blocks, out.blocks, panel.count, pass.weight_gradient,
                    pass.fresh && panel.first == 0);
@@ -177,6 +210,7 @@ void backward_pixels(const BackwardConv& images, int64_t first, int64_t count, i
     if (pass.weights == nullptr) return;
     ahead.aim(panel.first + panel.count, panel.count, steps_of(out.blocks, in.blocks, panel.tiles));
     multiply_panel(gradient, out.blocks, pass.weights, input, in.blocks, panel.tiles, ahead);
+    if (grid.stride == 2) return add_panel(input, panel, grid, pass.out);
     with_backward_epilogue<1>(
         pass, first, [&](const auto& epilogue) { emit_panel(input, panel, in, epilogue); });
   });

@@ -66,17 +66,25 @@ struct Activated {
 };
 
 // The value of a block, ReLU(s * (scale * u + shift) + skip), kept with the bits that say where it
-// lives.
+// lives. Where skip has a norm, the shift of that one joins the other.
+template <bool kSkipNorm>
 struct Merged {
   static constexpr bool kBits = true;
   const ForwardConv& pass;
-  Channels scale{}, shift{};
+  Channels scale{}, shift{}, skip_scale{};
   PATHNET_INLINE void begin(int64_t image, int64_t b) {
     const float multiplier = pass.multipliers[image];
     scale.read(pass.before.scale, b, multiplier), shift.read(pass.before.shift, b, multiplier);
+    if constexpr (kSkipNorm) {
+      Channels skip_shift;
+      skip_scale.read(pass.skip_norm.scale, b), skip_shift.read(pass.skip_norm.shift, b);
+      for (int r = 0; r < kRegisters; ++r) shift.of[r] += skip_shift.of[r];
+    }
   }
   PATHNET_INLINE Vector operator()(int r, int64_t at) const {
-    const Vector v = relu(load(pass.in + at) * scale.of[r] + shift.of[r] + load(pass.skip + at));
+    Vector skip = load(pass.skip + at);
+    if constexpr (kSkipNorm) skip *= skip_scale.of[r];
+    const Vector v = relu(load(pass.in + at) * scale.of[r] + shift.of[r] + skip);
     stream(pass.merged + at, v);
     return v;
   }
@@ -98,10 +106,19 @@ PATHNET_INLINE void with_input(const float* in, const AffineRelu& before, const 
 }
 
 template <typename Use>
+PATHNET_INLINE void with_merged(const ForwardConv& pass, const Use& use) {
+  if (pass.skip_norm.scale == nullptr) {
+    Merged<false> value{pass};
+    return use(value);
+  }
+  Merged<true> value{pass};
+  use(value);
+}
+
+template <typename Use>
 PATHNET_INLINE void with_forward(const ForwardConv& pass, const Use& use) {
   if (pass.skip == nullptr) return with_input(pass.in, pass.before, use);
-  Merged value{pass};
-  use(value);
+  with_merged(pass, use);
 }
 
 inline void fill_input(const float* in, const AffineRelu& before, const Extent& extent,

@@ -9,7 +9,7 @@ import torch
 
 from pathnet import extension
 
-SCHEMA_VERSION = 10  # compiled into the extension too; raise it with every change of a schema below
+SCHEMA_VERSION = 11  # compiled into the extension too; raise it with every change of a schema below
 
 SCHEMAS = (
     # A stage of gated blocks in evaluation, batch norm folded. csrc/cpu/stage_eval.cpp
@@ -34,9 +34,10 @@ SCHEMAS = (
     # A run of gated blocks in training, float32, one gate a block for the whole batch. csrc/cpu/stage_train_fwd.cpp
     # blocks: form (0 basic, 1 pre-activation, 2 and 3 their bottlenecks), stride and gate for each; norm_flags: by
     # batch statistics, running ones move; norm_constants: eps, momentum. running (mean and variance) moves in place.
-    # `skip` is h(x) of the first block, None for the identity. rows: int64, the images that run, None for all; the
-    # others pass as they are. scales: one a block, or [blocks, images that run] in a row.
-    # What is saved: csrc/cpu/stage_train_kept.cpp
+    # `skip` is h(x) of the first block, None for the identity. Or that shortcut is a 1x1 convolution, with a batch norm
+    # in a post-activation run: then it stands behind the blocks, as one of form 4. rows: int64, the images that run,
+    # None for all; the others pass as they are. scales: one a block, or [blocks, images that run] in a row; none for
+    # that shortcut. What is saved: csrc/cpu/stage_train_kept.cpp
     "stage_train_fwd(Tensor x, Tensor? skip, Tensor? rows, Tensor[] weights, Tensor[] norms, Tensor(a!)[] running,"
     " int[] blocks, float[] scales, bool[] norm_flags, float[] norm_constants) -> (Tensor y, Tensor[] saved)",
     # A gradient for each True of `needs`: x, skip, weights, norms. csrc/cpu/stage_train_bwd.cpp

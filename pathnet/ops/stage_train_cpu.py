@@ -11,12 +11,12 @@ from torch import Tensor
 from pathnet import extension
 from pathnet.ops.eval_blocks import unfit_conv
 from pathnet.ops.stage_train_forms import BASIC, KERNELS, form_of, strides
-from pathnet.ops.stage_train_run import stage_train_run
+from pathnet.ops.stage_train_run import Projection, stage_train_run
 from pathnet.ops.stage_train_runs import Gated, one_gate, skip_of, stage_in_runs, unfit_transform
 from pathnet.reference import Block, Conv, Norm, Pad, Step
 from pathnet.reference import block as reference_block
 from pathnet.reference.block import RESIDUAL_FLOW, SHORTCUT_FLOW
-from pathnet.reference.layers import Flow
+from pathnet.reference.layers import Flow, Layer
 from pathnet.route import Route
 
 
@@ -25,7 +25,7 @@ def stage_train_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None) -> 
     return stage_in_runs(x, blocks, route, _train_run, _skip, _block_of_rows)
 
 
-def _train_run(x: Tensor, skip: Tensor | Pad | None, run: list[Gated]) -> Tensor:
+def _train_run(x: Tensor, skip: Tensor | Pad | Projection | None, run: list[Gated]) -> Tensor:
     return stage_train_run(_with_even_sides(x, run[0][0]), skip, run)
 
 
@@ -38,11 +38,14 @@ def _block_of_rows(x: Tensor, spec: Block, step: Step) -> Tensor:
     return stage_train_run(x, None, [(spec, one_step)], rows)
 
 
-def _skip(x: Tensor, spec: Block, step: Step) -> Tensor | Pad | None:
-    """h(x), or option A itself where both ways give x a gradient, which the call then adds in place."""
+def _skip(x: Tensor, spec: Block, step: Step) -> Tensor | Pad | Projection | None:
+    """h(x), or a layer that the call itself runs: a projection, or option A where both ways give x a gradient."""
     both = SHORTCUT_FLOW[step.gate] is not Flow.NONE and RESIDUAL_FLOW[step.gate] is not Flow.NONE  # type: ignore[index]
-    if both and len(spec.shortcut) == 1 and isinstance(spec.shortcut[0], Pad):
-        return spec.shortcut[0]
+    first = next(iter(spec.shortcut), None)
+    if isinstance(first, Pad) and both:
+        return first
+    if isinstance(first, Conv) and unfit_shortcut(spec) is None:
+        return Projection(*spec.shortcut)  # type: ignore[arg-type]  # a batch norm behind it, or nothing
     return skip_of(x, spec, step)
 
 
@@ -106,6 +109,26 @@ def _unfit(block: Block) -> str | None:
     norms = [layer for layer in block.residual if isinstance(layer, Norm)]
     unfit_layer = next(filter(None, (*map(unfit_conv, convs), *map(unfit_norm, norms))), None)
     return unfit_layer or unfit_shape(form, convs)
+
+
+def unfit_shortcut(block: Block) -> str | None:
+    """Why plain PyTorch computes the shortcut and hands it in, in a sentence; None if it does not."""
+    kinds = tuple(type(layer) for layer in block.shortcut)
+    if kinds in ((), (Pad,)):
+        return None
+    if kinds != ((Conv,) if block.act is None else (Conv, Norm)):
+        return "it is not a convolution with a batch norm, or in a pre-activation block a convolution alone"
+    return next(filter(None, (_unfit_part(layer, _stride(block)) for layer in block.shortcut)), None)
+
+
+def _unfit_part(layer: Layer, stride: int) -> str | None:
+    """What is against a layer of a projection."""
+    if isinstance(layer, Norm):
+        return unfit_norm(layer)
+    assert isinstance(layer, Conv)
+    if layer.weight.shape[-1] != 1 or layer.stride[0] != stride:
+        return "its convolution is not 1x1 with the stride of the branch"
+    return unfit_conv(layer)
 
 
 def unfit_norm(norm: Norm) -> str | None:

@@ -11,9 +11,10 @@ from torch import Tensor
 from pathnet.reference import Block, Conv, Norm, Relu
 
 BASIC, PREACT, BOTTLENECK, PREACT_BOTTLENECK = FORMS = range(4)  # as csrc/cpu/stage_train_plan.cpp numbers them
-RECOMPUTED = 4  # a bottleneck of which the Triton kernels keep no output of the last convolution
+PROJECTION = 4  # behind the blocks: the shortcut of the first one, for the CPU kernels
+RECOMPUTED = 5  # a bottleneck of which the Triton kernels keep no output of the last convolution
 PREACTS = PREACT, PREACT_BOTTLENECK
-KERNELS = ((3, 3), (3, 3), (1, 3, 1), (1, 3, 1), (1, 3, 1))  # of each; the first 3x3 convolution takes the stride
+KERNELS = ((3, 3), (3, 3), (1, 3, 1), (1, 3, 1), (1,), (1, 3, 1))  # the first 3x3 convolution, or the only one, strides
 
 
 def _layers(form: int) -> tuple[tuple[type, ...], type]:
@@ -34,7 +35,7 @@ def form_of(block: Block) -> int | None:
 
 def strides(form: int, stride: int) -> list[int]:
     """The strides of the convolutions of a block that strides by `stride`."""
-    first = KERNELS[form].index(3)
+    first = KERNELS[form].index(3) if 3 in KERNELS[form] else 0
     return [stride if i == first else 1 for i in range(len(KERNELS[form]))]
 
 

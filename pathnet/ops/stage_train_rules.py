@@ -10,7 +10,7 @@ from torch import Tensor
 from pathnet.gates import Gate
 from pathnet.ops.one_by_one import batch_one_by_one
 from pathnet.ops.schemas import library
-from pathnet.ops.stage_train_forms import BASIC, BOTTLENECK, by_block, strides
+from pathnet.ops.stage_train_forms import PREACTS, PROJECTION, by_block, strides
 
 LANES = 16  # channels are kept in blocks of so many (kBlock in csrc/cpu/image.h)
 
@@ -21,15 +21,20 @@ def _fwd_fake(x, skip, rows, weights, norms, running, blocks, scales, norm_flags
     shape, layers, saved = (images, *x.shape[1:]), 0, list[Tensor]()
     widest = max(_padded(c) for c in (x.shape[1], *(len(weight) for weight in weights)))
     described = zip(blocks[::3], blocks[1::3], blocks[2::3], by_block(blocks[::3], weights), strict=True)
+    projects = blocks[-3] == PROJECTION and blocks[-1] == Gate.FULL  # and then reads x in its backward
+    post = blocks[0] not in PREACTS
     for index, (form, stride, gate, own) in enumerate(described):
-        inputs, post = shape, form in (BASIC, BOTTLENECK)
+        trained, block = gate != Gate.FORWARD, form != PROJECTION
+        inputs = shape if block else (images, *x.shape[1:])
         outputs = list(_outputs(inputs, own, strides(form, stride)))
-        shape = outputs[-1]
-        if gate != Gate.FORWARD:
-            kept = [inputs] * (not post or gate != Gate.FROZEN) + (outputs if post else outputs[:-1])
-            saved.extend(x.new_empty((n, _padded(c) // LANES, h, w, LANES)) for n, c, h, w in kept)
-            layers += len(own)
-        if post and (gate != Gate.FORWARD or index == 0):
+        shape = outputs[-1] if block else shape
+        if post and index == 0 and not trained:
+            saved.append(_bits(x, *shape))
+        reads_x = block and ((trained and (not post or gate != Gate.FROZEN)) or (index == 0 and projects))
+        kept = [inputs] * reads_x + (outputs if post else outputs[:-1]) * trained
+        saved.extend(x.new_empty((n, _padded(c) // LANES, h, w, LANES)) for n, c, h, w in kept)
+        layers += len(own) * (trained and (block or post))
+        if post and trained and block:
             saved.append(_bits(x, *shape))
     return _like(x, (len(x), *shape[1:])), [x.new_empty((layers, 4, widest)), *saved]
 

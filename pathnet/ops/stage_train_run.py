@@ -11,15 +11,16 @@ from torch import Tensor
 import pathnet.ops.stage_train_rules  # noqa: F401  # what PyTorch must know of the ops
 from pathnet.gates import Gate
 from pathnet.ops.once import differentiable_once
-from pathnet.ops.stage_train_forms import by_block, form_of
+from pathnet.ops.stage_train_forms import PROJECTION, by_block, form_of
 from pathnet.reference import Block, Conv, Norm, Pad, Step
-from pathnet.reference.block import RESIDUAL_FLOW
+from pathnet.reference.block import RESIDUAL_FLOW, SHORTCUT_FLOW
+from pathnet.reference.layers import Flow, Layer
 
 
 class Layout(NamedTuple):
     """All but the tensors, as the ops take it: block after block in the order of execution."""
 
-    blocks: list[int]  # form, stride and gate of each block
+    blocks: list[int]  # form, stride and gate of each block, and of a projection behind them
     scales: list[float]  # the multiplier of each block; where one has several, of each image of each block
     flags: list[bool]  # of each batch norm: by batch statistics, and whether the running ones move
     constants: list[float]  # of each batch norm: eps and momentum
@@ -35,19 +36,34 @@ class Run(NamedTuple):
     counters: list[Tensor]  # num_batches_tracked of each batch norm
 
 
+class Projection(NamedTuple):
+    """A shortcut that the kernels compute."""
+
+    conv: Conv  # 1x1
+    norm: Norm | None = None  # pre-activation blocks have none
+
+
 def stage_train_run(
-    x: Tensor, skip: Tensor | Pad | None, blocks: Sequence[tuple[Block, Step]], rows: Tensor | None = None
+    x: Tensor,
+    skip: Tensor | Pad | Projection | None,
+    blocks: Sequence[tuple[Block, Step]],
+    rows: Tensor | None = None,
 ) -> Tensor:
     """x [N, C, H, W] through blocks of one gate each, whose shortcut is the identity; for the first, h(x) is `skip` or
-    what that padding makes of x. Only the images of `rows` run, where they are given; the others pass."""
+    what that layer makes of x. Only the images of `rows` run, where they are given; the others pass."""
     run = run_of(blocks)
+    if isinstance(skip, Projection):
+        _append_projection(run, skip, blocks[0][1])
+        skip = None
     moving = [count for count, moves in zip(run.counters, run.layout.flags[1::2], strict=True) if moves]
     if moving:
         torch._foreach_add_(moving, 1)
     if skip is not None and blocks[0][1].gate is Gate.FORWARD:
         x = x.detach()  # all gradient takes the shortcut
     if not recorded(x, skip if isinstance(skip, Tensor) else None, *run.weights, *run.norms):
-        run.layout.blocks[2::3] = [int(Gate.FORWARD)] * len(blocks)  # the same values, and the least is saved
+        run.layout.blocks[2::3] = [int(Gate.FORWARD)] * (
+            len(run.layout.blocks) // 3
+        )  # the same values, and the least is saved
     return _StageTrainRun.apply(x, skip, rows, run.layout, run.running, *run.weights, *run.norms)
 
 
@@ -73,8 +89,23 @@ def recorded(*tensors: Tensor | None) -> bool:
 
 def _append(run: Run, spec: Block, step: Step) -> None:
     assert isinstance(step.gate, Gate)  # the kernels take no others
-    flow, moves = RESIDUAL_FLOW[step.gate], step.update and step.gate is not Gate.FROZEN
-    for layer in spec.residual:
+    _append_layers(run, spec.residual, RESIDUAL_FLOW[step.gate], step.update and step.gate is not Gate.FROZEN)
+    stride = max(layer.stride[0] for layer in spec.residual if isinstance(layer, Conv))
+    form = form_of(spec)
+    assert form is not None  # `supports_...` has refused any other
+    run.layout.blocks.extend((form, stride, int(step.gate)))
+
+
+def _append_projection(run: Run, projection: Projection, step: Step) -> None:
+    """Behind the blocks, under the gate whose branch passes what this shortcut passes."""
+    flow = SHORTCUT_FLOW[step.gate]  # type: ignore[index]  # one gate for the batch
+    _append_layers(run, [layer for layer in projection if layer is not None], flow, step.update)
+    gate = next(gate for gate, branch in RESIDUAL_FLOW.items() if branch is flow)
+    run.layout.blocks.extend((PROJECTION, projection.conv.stride[0], int(gate)))
+
+
+def _append_layers(run: Run, layers: Sequence[Layer], flow: Flow, moves: bool) -> None:
+    for layer in layers:
         if isinstance(layer, Conv):
             run.weights.append(flow.weights(layer.weight))
         elif isinstance(layer, Norm):
@@ -84,10 +115,6 @@ def _append(run: Run, spec: Block, step: Step) -> None:
             run.counters.append(count)
             run.layout.flags.extend((layer.batch_stats, layer.batch_stats and moves))
             run.layout.constants.extend((layer.eps, layer.momentum or 0.0))
-    stride = max(layer.stride[0] for layer in spec.residual if isinstance(layer, Conv))
-    form = form_of(spec)
-    assert form is not None  # `supports_...` has refused any other
-    run.layout.blocks.extend((form, stride, int(step.gate)))
 
 
 class _StageTrainRun(torch.autograd.Function):
