@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pathnet.kernels.conv_forms import Chip, calls_vendor
+from pathnet.kernels.conv_forms import Chip, calls_vendor, rebuilds
 from pathnet.kernels.passes import Norm
 from pathnet.kernels.traffic import Geometry
 from pathnet.kernels.workspace import Workspace, workspace
@@ -26,7 +26,7 @@ class BlockRun(NamedTuple):
     multipliers: list[float]
     precision: str  # of float32 products: tf32 or ieee
     chip: Chip | None = None  # compute capability of the GPU
-    recomputes: bool = False  # the backward makes anew what the last convolution of a block gives, and nobody keeps it
+    recomputes: bool = False  # nobody keeps what the last convolution of a block gives for the backward
 
     @property
     def depth(self) -> int:
@@ -43,6 +43,12 @@ class BlockRun(NamedTuple):
         return frozenset(
             place for place, geometry in enumerate(convs) if calls_vendor(geometry, dtype, self.precision, self.chip)
         )
+
+    def rebuilds(self, shapes: Shapes, dtype: torch.dtype) -> bool:
+        """Whether nobody stores what last convolutions give: who reads it is fused, and rebuilds it tile by tile."""
+        vendors, ends = self.vendors(shapes, dtype), (0, self.depth - 1)
+        fused = not any(place % self.depth in ends for place in vendors)
+        return self.recomputes and fused and all(rebuilds(convs[-1], dtype, self.precision) for convs in shapes)
 
 
 def conv_shapes(

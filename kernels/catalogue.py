@@ -173,7 +173,9 @@ def _other_forms(width: int, dtype: str) -> Iterator[Launch]:
     yield from meta_run(width, [Gate.FULL], dtype, inputs=width // 2, stride=2, form="preact")
     yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, form="bottleneck")
     yield from meta_run(4 * width, [Gate.FULL], dtype, stride=2, form="bottleneck")
-    yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, form="recomputed_bottleneck")
+    for inner in (width, 2 * width):  # rebuilt where they are few, and made anew
+        yield from meta_run(4 * inner, [Gate.FULL, Gate.FORWARD, Gate.FORWARD, Gate.FULL], dtype,
+                            form="recomputed_bottleneck")  # fmt: skip
     yield from meta_run(4 * width, [Gate.FULL, Gate.FULL], dtype, form="preact_bottleneck")
     yield from meta_run(4 * width, [Gate.FULL], dtype, stride=2, form="preact_bottleneck")
     yield from meta_eval(4 * width, 1, dtype, form="bottleneck")

@@ -34,6 +34,16 @@ LEAST: dict[Chip, Least] = {
 IEEE = Least(16, 128)  # of float32 products in full precision, on every chip
 PIXELS = 1 << 14  # below, the four launches that the separate form adds weigh more than what it wins
 
+REBUILT = 64  # inner channels of a bottleneck: of more, a program would hold too many to rebuild its output from
+
+
+def rebuilds(geometry: Geometry, dtype: torch.dtype, precision: str) -> bool:
+    """Whether kernels rebuild what such a last convolution gives, where a net asks to keep nothing of it.
+
+    Products in full precision hold their operands in registers, which leaves no room for a second product.
+    """
+    return geometry.inputs <= REBUILT and not (dtype == torch.float32 and precision == "ieee")
+
 
 def calls_vendor(geometry: Geometry, dtype: torch.dtype, precision: str, chip: Chip | None) -> bool:
     """Whether a convolution is the vendor's: in groups always, else as the table says; without a GPU it is fused."""

@@ -113,6 +113,21 @@ def finish_outer(
 
     ADDS: the skip's gradient joins. MASK: "values" (alive is x), "bits" or "none". SUMS: a norm stands before.
     """
+    gradient = masked_gradient(sums, skip, alive, g_in, pixels, inputs, count, IN, BLOCK_N, ADDS, MASK)
+    if SUMS:
+        at, within = block(pixels, inputs, pixels < count, IN)
+        finish_backward(
+            gradient.to(tl.float32), tl.load(u_in + at, within, 0.0), inputs, count, slots, counter, state_in,
+            slopes_in, gradients_in, multiplier, IN, BATCH_STATS, ROUNDED,
+        )  # fmt: skip
+
+
+@triton.jit
+def masked_gradient(
+    sums, skip, alive, g_in, pixels, inputs, count, IN: tl.constexpr, BLOCK_N: tl.constexpr, ADDS: tl.constexpr,
+    MASK: tl.constexpr,
+):  # fmt: skip
+    """What `finish_outer` writes, as it is stored."""
     inside = pixels < count
     at, within = block(pixels, inputs, inside, IN)
     if ADDS:
@@ -124,11 +139,7 @@ def finish_outer(
         sums = tl.where(load_bits(alive, pixels, first, inside, IN, BLOCK_N), sums, 0.0)
     gradient = sums.to(g_in.dtype.element_ty)
     tl.store(g_in + at, gradient, within)
-    if SUMS:
-        finish_backward(
-            gradient.to(tl.float32), tl.load(u_in + at, within, 0.0), inputs, count, slots, counter, state_in,
-            slopes_in, gradients_in, multiplier, IN, BATCH_STATS, ROUNDED,
-        )  # fmt: skip
+    return gradient
 
 
 @triton.jit

@@ -11,6 +11,13 @@ TILES_IN = "ceil(count / BLOCK_M)", "ceil(IN / BLOCK_N)"  # of its input's gradi
 GRIDS: dict[str, tuple[str, ...]] = {
     "conv_forward": TILES,
     "conv_again": TILES,
+    "conv_statistics": TILES,
+    "conv_of_rebuilt": ("ceil(count / BLOCK_M)",),
+    "merge_rebuilt": ("ceil(count / BLOCK_M)",),
+    "inner_of_rebuilt": ("ceil(count / BLOCK_M)", "1"),
+    "weight_gradient_of_rebuilt": ("partial.shape[0]", "ceil(OUT / BLOCK_O)"),
+    "outer_to_rebuilt": TILES_IN,
+    "arrive_at_rebuilt": TILES_IN,
     "conv_residual": TILES,
     "first_norm": ("ceil(count / BLOCK_M)", "ceil(CHANNELS / BLOCK_N)"),
     "residual_gradient": TILES_IN,

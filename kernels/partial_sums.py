@@ -12,6 +12,7 @@ from torch import Tensor
 from pathnet.kernels.block_run import BlockRun, Shapes
 from pathnet.kernels.launch import Launch, run
 from pathnet.kernels.passes import Behind, Source, sum_slots_pass, weight_gradient_pass
+from pathnet.kernels.rebuilt_passes import rebuilt_weight_pass
 from pathnet.kernels.settings import weight_slots, weight_tile
 from pathnet.kernels.vendor import copy_all, vendor_weight_gradient
 
@@ -41,6 +42,9 @@ class PartialSums(NamedTuple):
             return None
         block, place = divmod(index, self.blocks.depth)
         name, weight, precision = f"weight gradient conv{place + 1}", self.blocks.weights[index], self.blocks.precision
+        if behind.expansion is not None:
+            return rebuilt_weight_pass(name, self.shapes[block][place], behind, source, weight, self.sums,
+                                       self.columns[index], precision)  # fmt: skip
         return weight_gradient_pass(name, self.shapes[block][place], behind, prologue, source, weight, self.sums,
                                     self.columns[index], scale, precision)  # fmt: skip
 

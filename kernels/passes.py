@@ -12,6 +12,7 @@ from torch import Tensor
 from pathnet.kernels.conv_forward import conv_forward, merge
 from pathnet.kernels.data_gradient import arrive, inner_gradient, outer_gradient
 from pathnet.kernels.launch import Launch, product_dtype
+from pathnet.kernels.rebuilt import Expansion
 from pathnet.kernels.settings import STREAM_PIXELS, SUMMED, WARPS, conv_tile, stream_channels, weight_tile
 from pathnet.kernels.traffic import Geometry, requested
 from pathnet.kernels.weight_gradient import sum_slots, weight_gradient
@@ -49,7 +50,8 @@ class Norm(NamedTuple):
 class Behind(NamedTuple):
     """A gradient g behind a norm, and what leads it through: u [N, C, H, W], state [4, C] and slopes [2, C].
 
-    Without a norm g is that of the value itself. `skip` joins behind the norm's backward.
+    Without a norm g is that of the value itself. `skip` joins behind the norm's backward. Here and below u is what the
+    norm reads; with an `expansion` it is what that is rebuilt from.
     """
 
     g: Tensor
@@ -57,6 +59,7 @@ class Behind(NamedTuple):
     state: Tensor | None = None
     slopes: Tensor | None = None
     skip: Tensor | None = None
+    expansion: Expansion | None = None
 
     @property
     def enters(self) -> str:
@@ -77,6 +80,7 @@ class Before(NamedTuple):
     gradients: Tensor  # [2, C]: of weight and bias
     multiplier: float
     batch_stats: bool
+    expansion: Expansion | None = None
 
 
 class Source(NamedTuple):
@@ -88,6 +92,7 @@ class Source(NamedTuple):
     merged: Tensor | None = None
     rows: Tensor | None = None  # where the images of x stand, behind x
     align: int = 1  # of `rows`
+    expansion: Expansion | None = None
 
 
 def wide(*tensors: Tensor | None) -> bool:
@@ -129,7 +134,7 @@ def norm_traffic(norm: Norm | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def before_arguments(before: Before | None, workspace: Workspace) -> dict[str, Any]:
-    u, state, slopes, gradients, multiplier, _ = before or (None, None, None, None, 1.0, True)
+    u, state, slopes, gradients, multiplier, *_ = before or (None, None, None, None, 1.0)
     return {
         "u_in": u, "state_in": state, "slopes_in": slopes, "gradients_in": gradients, "slots": workspace.slots,
         "counter": workspace.counter, "multiplier": multiplier,

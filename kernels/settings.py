@@ -35,9 +35,14 @@ COPIED = 1024  # elements of a program that copies rows
 SUMMED = 512  # entries of the weights that a program of sum_slots adds up
 
 
+def channel_block(channels: int) -> int:
+    """A block of all channels: tl.dot needs 16, and a power of 2."""
+    return max(16, triton.next_power_of_2(channels))
+
+
 def _power(channels: int, most: int) -> int:
-    """A block of channels: tl.dot needs 16, and a power of 2."""
-    return min(most, max(16, triton.next_power_of_2(channels)))
+    """A block of channels, of so many at most."""
+    return min(most, channel_block(channels))
 
 
 def conv_tile(inputs: int, outputs: int, dtype: torch.dtype, precision: str, side: int = 3) -> ConvTile:
@@ -56,6 +61,15 @@ def conv_tile(inputs: int, outputs: int, dtype: torch.dtype, precision: str, sid
     n, k = (32, 16) if wide and precision == "ieee" else (64, 32)
     tile = ConvTile(64 if wide else 128, _power(outputs, n), _power(inputs, k), WARPS, 2)
     return tile._replace(warps=POINTWISE_WARPS) if side == 1 and tile.n == 64 else tile
+
+
+def rebuilding_tile(channels: int, inner: int, dtype: torch.dtype, precision: str) -> ConvTile:
+    """Of a program that steps through `channels`, rebuilds each and multiplies it into all `inner` channels.
+
+    It holds the values of both products, in TF32 with 32 inner channels 8 bytes more on sm_100 than four warps have.
+    """
+    tile = conv_tile(channels, inner, dtype, precision, 1)
+    return tile._replace(warps=POINTWISE_WARPS) if inner > 16 else tile
 
 
 def stream_channels(channels: int) -> int:

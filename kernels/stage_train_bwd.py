@@ -14,6 +14,8 @@ from pathnet.kernels.copies import for_each
 from pathnet.kernels.launch import Launch, run
 from pathnet.kernels.partial_sums import PartialSums, partial_sums
 from pathnet.kernels.passes import Before, Behind, Source, arrive_pass, inner_gradient_pass, outer_gradient_pass
+from pathnet.kernels.rebuilt import Expansion
+from pathnet.kernels.rebuilt_passes import rebuilt_arrive_pass, rebuilt_inner_pass, rebuilt_outer_pass
 from pathnet.kernels.recompute import forward_again
 from pathnet.kernels.separate import gradient_entering, separate_inner, separate_outer
 from pathnet.kernels.stage_train_fwd import BESIDE
@@ -46,6 +48,7 @@ class _Run(NamedTuple):
     partial: PartialSums
     vendors: frozenset[int]  # convolutions in the separate-pass form
     copies: int  # gradients at once; what is said of one here is that of the first
+    rebuilds: bool  # nobody stores what last convolutions give
 
     def of_block(self, block: int) -> Sequence[Tensor | None]:
         width = self.blocks.depth + BESIDE
@@ -83,12 +86,16 @@ def stage_train_bwd(
     partial = partial_sums(blocks, shapes, grad_y, needs_weights, vendors)
     read = [place for place in vendors if has_gradient(gates[place // blocks.depth])]
     blocks = blocks._replace(weights=cast_weights(blocks.weights, read, grad_y.dtype))
-    state = _Run(blocks, shapes, kept, slopes, gradients, space, partial, vendors, copies)
+    rebuilds = blocks.rebuilds(shapes, x.dtype)
+    state = _Run(blocks, shapes, kept, slopes, gradients, space, partial, vendors, copies, rebuilds)
     block, grad_y = before(gates, len(gates)), grad_y[: len(x)]
     g, bits = state.fresh(grad_y, *grad_y.shape), kept[-1]
     assert bits is not None
     last = _before(state, block)
-    state.run(arrive_pass("arrive", grad_y, None, "bits", bits, last, g, space))
+    if last is None or last.expansion is None:
+        state.run(arrive_pass("arrive", grad_y, None, "bits", bits, last, g, space))
+    else:
+        state.run(rebuilt_arrive_pass(grad_y, bits, last, g, space, blocks.precision))
     grad_x, grad_skip = None, None
     separate = has_skip and has_gradient(gates[0])
     while block is not None and last is not None:
@@ -127,10 +134,9 @@ def _inner(state: _Run, block: int, behind: Behind, x: Tensor) -> Behind:
             behind = separate_inner(index + 1, geometry, entered, weight, norm, state.space, state.partial, place)
             continue
         inner = _with_gradient(norm, state.fresh(norm.u, *norm.u.shape))
-        state.run(
-            inner_gradient_pass(f"data gradient conv{index + 1}", geometry, behind, weight, norm, inner.g, state.space,
-                                precision)
-        )  # fmt: skip
+        make = inner_gradient_pass if behind.expansion is None else rebuilt_inner_pass
+        name = f"data gradient conv{index + 1}"
+        state.run(make(name, geometry, behind, weight, norm, inner.g, state.space, precision))
         state.partial.add(place, behind, "norm", Source(u=norm.u, state=norm.state))
         behind = inner
     if depth * block in state.partial.whole:
@@ -151,7 +157,8 @@ def _outer(state: _Run, block: int, norm: Before | None, behind: Behind, skip: T
     masked = state.blocks.weights[place], skip, mask, alive, norm, g_in, state.space
     if place in state.vendors:
         return separate_outer(first, behind, *masked)
-    state.run(outer_gradient_pass("data gradient conv1", first, behind, *masked, precision))
+    make = outer_gradient_pass if norm is None or norm.expansion is None else rebuilt_outer_pass
+    state.run(make("data gradient conv1", first, behind, *masked, precision))
     return g_in
 
 
@@ -163,13 +170,17 @@ def _before(state: _Run, block: int | None) -> Before | None:
 def _norm_before(state: _Run, block: int, index: int) -> Before:
     """The norm behind convolution `index` of a block."""
     _, *us, states, _ = state.of_block(block)
-    u, place = us[index], state.blocks.depth * block + index
+    place, channels = state.blocks.depth * block + index, state.shapes[block][index].outputs
     assert states is not None
-    if u is None:
+    u, expansion = us[index], None
+    if u is None and state.rebuilds:
+        source = _norm_before(state, block, index - 1)
+        u, expansion = source.u, Expansion(source.state, state.blocks.weights[place])
+    elif u is None:
         u = _again(state, block, index)
-    norm, channels = state.blocks.norms[place], u.shape[1]
+    norm, own = state.blocks.norms[place], numbers_of(states[index], 4, channels)
     slopes, gradients = (numbers_of(table[place], 2, channels) for table in (state.slopes, state.gradients))
-    return Before(u, numbers_of(states[index], 4, channels), slopes, gradients, norm.multiplier, norm.batch_stats)
+    return Before(u, own, slopes, gradients, norm.multiplier, norm.batch_stats, expansion)
 
 
 def _again(state: _Run, block: int, index: int) -> Tensor:
@@ -181,4 +192,4 @@ def _again(state: _Run, block: int, index: int) -> Tensor:
 
 
 def _with_gradient(norm: Before, g: Tensor) -> Behind:
-    return Behind(g, norm.u, norm.state, norm.slopes)
+    return Behind(g, norm.u, norm.state, norm.slopes, expansion=norm.expansion)

@@ -21,6 +21,7 @@ from pathnet.kernels.block_run import (
 )
 from pathnet.kernels.launch import run
 from pathnet.kernels.passes import Source, forward_pass, merge_pass
+from pathnet.kernels.rebuilt_passes import expanded, rebuilt_forward_pass, rebuilt_merge_pass, statistics_pass
 from pathnet.kernels.separate import separate_forward
 from pathnet.kernels.stage_train_plan import bits_at, has_gradient, keeps_input, mask_at, owner
 from pathnet.kernels.vendor import cast_weights
@@ -60,6 +61,7 @@ def stage_train_fwd(x: Tensor, skip: Tensor | None, blocks: BlockRun) -> tuple[T
     """Run the blocks; returns y and what `kept_tensors` lists. x and skip (h(x) of block 0) are in channels_last."""
     shapes = blocks.shapes(x.shape[0], x.shape[2], x.shape[3])
     vendors, space = blocks.vendors(shapes, x.dtype), run_workspace(x, shapes)
+    rebuilds = blocks.rebuilds(shapes, x.dtype)
     kept = kept_tensors(blocks.gates, x, shapes, vendors, blocks.recomputes)
     wanted, width = keeps(blocks.gates, blocks.depth, blocks.recomputes), blocks.depth + BESIDE
     blocks = blocks._replace(weights=cast_weights(blocks.weights, vendors, x.dtype))
@@ -71,21 +73,32 @@ def stage_train_fwd(x: Tensor, skip: Tensor | None, blocks: BlockRun) -> tuple[T
         bits, join = _mask(blocks, block, kept)
         for index, geometry in enumerate(convs):
             state, place = numbers_of(states[index], 4, geometry.outputs), blocks.depth * block + index
-            read = prologue, source, bits, join, blocks.weights[place], blocks.norms[place]
+            name, read = f"forward conv{index + 1}", (source, bits, join, blocks.weights[place], blocks.norms[place])
+            write = state, space, blocks.precision
+            if rebuilds and index == blocks.depth - 1:
+                run(statistics_pass(name, geometry, source, *read[3:], *write))
+                source = expanded(source, read[3], state)
+                break
             if place in vendors:
-                u = separate_forward(index + 1, geometry, *read, state, space)
+                u = separate_forward(index + 1, geometry, prologue, *read, state, space)
                 kept[first + 1 + index] = u if wanted[first + 1 + index] else None
             else:
                 u = empty(x, geometry) if (own := us[index]) is None else own
-                run(forward_pass(f"forward conv{index + 1}", geometry, *read, u, state, space, blocks.precision))
+                if source.expansion is None:
+                    run(forward_pass(name, geometry, prologue, *read, u, *write))
+                else:
+                    run(rebuilt_forward_pass(name, geometry, *read, u, *write))
             stream = stream if source.merged is None else source.merged
             source, prologue, bits, join = Source(u=u, state=state), "norm", None, "none"
         merged = kept[first + width] if block + 1 < len(shapes) else None
         merged = empty(x, convs[-1]) if merged is None else merged
-        source, prologue = Source(stream, source.u, source.state, merged), "merge"
+        source, prologue = source._replace(x=stream, merged=merged), "merge"
     bits, join = _mask(blocks, len(shapes), kept)
     assert source.merged is not None
-    run(merge_pass(source, bits, join))
+    if source.expansion is None:
+        run(merge_pass(source, bits, join))
+    else:
+        run(rebuilt_merge_pass(source, bits, join, blocks.precision))
     return source.merged, kept
 
 

@@ -103,6 +103,8 @@ def test_the_catalogue_has_every_block_size_of_the_table():
     assert {launch.kernel.fn.__name__ for launch in launches} >= {
         "conv_eval", "conv_forward", "merge", "arrive", "inner_gradient", "outer_gradient", "weight_gradient",
         "sum_slots", "first_norm", "conv_residual", "residual_gradient", "depart", "conv_again",
+        "conv_statistics", "conv_of_rebuilt", "merge_rebuilt", "inner_of_rebuilt", "weight_gradient_of_rebuilt",
+        "outer_to_rebuilt", "arrive_at_rebuilt",
     }  # fmt: skip
     convs = [launch.constants for launch in launches if launch.multiplies]
     assert {constants["STRIDE"] for constants in convs if "STRIDE" in constants} == {1, 2}

@@ -68,8 +68,10 @@ def test_other_blocks(form, poisoned):
     train(form, [1, 2], **({"channels": 16, "width": 4} if form == "bottleneck" else {}))
 
 
-def test_an_output_that_is_made_anew(monkeypatch, poisoned):
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_an_output_that_nobody_keeps(monkeypatch, rebuilt, poisoned):
     monkeypatch.setattr(BLOCKS["bottleneck"], "recompute", True)
+    monkeypatch.setattr(block_run, "rebuilds", lambda *call: rebuilt)
     train("bottleneck", [1, 2], channels=16, width=4)
 
 

@@ -35,8 +35,8 @@ class PathResNet(nn.Module):
     "active" rows' or "all". `unused_grad`: "none" leaves the gradient of what a step does not train None, "zero" makes
     it zeros. `precision="bf16"`: in evaluation the CPU kernel rounds the operands of its Winograd products to bf16
     (docs/numerics.md); training and the other backends do not. None: everything in the input's dtype.
-    `recompute="conv3"`: bottlenecks that Triton trains keep nothing of their last convolution for the backward, which
-    makes it anew (docs/gpu-kernels.md); values are the same, and other backends keep what they kept.
+    `recompute="conv3"`: bottlenecks that Triton trains keep nothing of their last convolution for the backward, and of
+    few channels never store it (docs/gpu-kernels.md); values mean the same, and other backends keep what they kept.
 
     Raises ValueError for a depth, block, stem or shortcut that does not exist, naming those that do, and for
     `recompute` with another block than "bottleneck".
