@@ -37,9 +37,9 @@ struct Product {
 };
 
 // kTiles tiles x kWide blocks of output channels stay in registers while the input channels are
-// added, to m if kAdd; m may be v. Meanwhile `next` is called into the second cache, one line for
-// each input channel.
-template <int kTiles, int kWide, bool kAdd>
+// added, to m if kAdd; m may be v. If kCall, `next` is called into the second cache meanwhile, one
+// line for each input channel.
+template <int kTiles, int kWide, bool kAdd, bool kCall>
 PATHNET_INLINE void multiply(const Product& p, const float* next) {
   constexpr int kColumns = kWide * kRegisters;
   Vector sum[kTiles][kColumns];
@@ -55,8 +55,10 @@ PATHNET_INLINE void multiply(const Product& p, const float* next) {
     const float* v = p.v + block * p.v_block;
 #pragma GCC unroll 4
     for (int c = 0; c < kBlock; ++c, u += kWide * kBlock) {
-      __builtin_prefetch(next, 0, 2);
-      next += kBlock;
+      if constexpr (kCall) {
+        __builtin_prefetch(next, 0, 2);
+        next += kBlock;
+      }
       Vector row[kColumns];
 #pragma GCC unroll 16
       for (int k = 0; k < kColumns; ++k) row[k] = load(u + k * kLanes);
@@ -74,16 +76,17 @@ PATHNET_INLINE void multiply(const Product& p, const float* next) {
 }
 
 // All tiles for the input channels of one slab. The first kWide rounds call for the slab that
-// follows in memory; later ones, which find it there, only keep the loop the same.
+// follows in memory.
 template <int kWide, bool kAdd>
 void multiply_tiles(Product p, int64_t tiles) {
-  const int64_t lines = p.in_blocks * kBlock;  // of each round
-  const float* next = p.u + kWide * lines * kBlock;
-  int64_t round = 0;
-  for (int64_t t = 0; t < tiles; t += kTilesOf[kWide]) {
-    multiply<kTilesOf[kWide], kWide, kAdd>(p, next + round % kWide * lines * kBlock);
-    ++round;
-    p.v += kTilesOf[kWide] * kBlock, p.m += kTilesOf[kWide] * kBlock;
+  constexpr int kTiles = kTilesOf[kWide];
+  const int64_t floats = p.in_blocks * kBlock * kBlock;  // that a round calls
+  const float* next = p.u + kWide * floats;
+  for (int64_t t = 0; t < tiles; t += kTiles, p.v += kTiles * kBlock, p.m += kTiles * kBlock) {
+    if (t < kWide * kTiles)
+      multiply<kTiles, kWide, kAdd, true>(p, next + t / kTiles * floats);
+    else
+      multiply<kTiles, kWide, kAdd, false>(p, nullptr);
   }
 }
 
