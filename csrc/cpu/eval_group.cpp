@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "conv_part.h"
 #include "stage_pack.h"
 
 namespace pathnet {
@@ -10,11 +11,11 @@ namespace {
 
 constexpr int64_t kBuffers = 4;  // an image's value before and behind a block, and two inside it
 
+// What the most demanding convolution needs, in floats: to work in, and for its weights.
 struct Most {
   int64_t workspace = 0, weights = 0;
 };
 
-// What the most demanding convolution needs, in floats.
 Most most(const Plan& plan) {
   Most result;
   const_cast<Plan&>(plan).for_convs([&](const ConvNorm& step) {
@@ -60,13 +61,12 @@ int64_t Group::floats(const Plan& plan, int64_t images) {
 }
 
 Group::Group(const Plan& plan, const Switches& switches, int64_t images, float* memory)
-    : plan_(plan), switches_(switches) {
+    : plan_(plan), switches_(switches), workspace_(most(plan).workspace) {
   for (Images* part : {&stream_, &next_, &inner_[0], &inner_[1]}) {
     part->resize(images);
     for (Image& image : *part) image.data = memory, memory += plan.image_floats;
   }
-  workspace_ = memory;
-  weights_ = memory + most(plan).workspace;
+  scratch_ = memory;
 }
 
 const Image& Group::input(int64_t i) {
@@ -74,7 +74,8 @@ const Image& Group::input(int64_t i) {
   return stream_[i];
 }
 
-void Group::run(int64_t first, int64_t images) {
+void Group::run(int64_t first, int64_t images, Crew& crew) {
+  crew_ = &crew;
   for (size_t b = 0; b < plan_.blocks.size(); ++b) {
     const Block& block = plan_.blocks[b];
     const bool identity = block.shortcut == Shortcut::kIdentity;
@@ -100,21 +101,18 @@ Group::Images Group::reshaped(Images& images, size_t count, const Shape& shape) 
   return {images.begin(), images.begin() + count};
 }
 
-// Whether the convolution does without packed weights.
-bool Group::is_small(const Conv& conv, const Images& out) const {
-  const int64_t tiles =
-      divide_up(out[0].height, Image::kTile) * divide_up(out[0].width, Image::kTile);
-  return conv.kernel == 3 && conv.stride == 1 && !conv.is_direct() &&
-         static_cast<int64_t>(out.size()) * tiles <= plan_.kernels->few_tiles;
-}
-
 void Group::convolve(const ConvNorm& step, const Images& in, const Images& out,
                      const Epilogue& epilogue) {
   if (in.empty()) return;
-  Conv conv = step.conv;
-  if (conv.weights == nullptr && !is_small(conv, out))
-    pack(*plan_.kernels, step, weights_), conv.weights = weights_;
-  plan_.kernels->convolve(conv, in.data(), out.data(), in.size(), epilogue, workspace_);
+  const std::vector<ConvPart> parts = split(step.conv, in, out, crew_->threads());
+  const auto run = [&](int64_t p, float* scratch) {
+    Conv conv = parts[p].conv;
+    if (conv.weights == nullptr && !is_small(*plan_.kernels, parts[p]))
+      pack(*plan_.kernels, conv, scratch + workspace_), conv.weights = scratch + workspace_;
+    plan_.kernels->convolve(conv, parts[p].in.data(), parts[p].out.data(), in.size(), epilogue,
+                            scratch);
+  };
+  crew_->run(parts.size(), run, scratch_);
 }
 
 // Puts h(x) where the block's value is to stand; of an image that rests, after the block's ReLU.
@@ -145,8 +143,7 @@ void Group::run_branch(const Block& block, const Images& value) {
     in = out, free ^= 1;
   }
   for (const ConvNorm& step : block.branch) {
-    shape = {(shape.height - 1) / step.conv.stride + 1, (shape.width - 1) / step.conv.stride + 1,
-             step.conv.out_channels};
+    shape = shape_behind(step.conv, shape);
     if (step.conv.reads_phases()) {
       const Images phases = reshaped(inner_[free], count,
                                      {shape.height, shape.width, step.conv.in_blocks() * kBlock});

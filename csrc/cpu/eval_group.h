@@ -2,12 +2,13 @@
 #include <array>
 #include <vector>
 
+#include "crew.h"
 #include "stage_plan.h"
 
 namespace pathnet {
 
-// The memory and the work of one thread: a few images, taken through all blocks together, so that
-// they stay in its cache and share each reading of the weights.
+// A few images, taken through all blocks together, so that they stay in the cache of a thread and
+// share each reading of the weights. Threads that have no images help with the convolutions.
 class Group {
  public:
   // Floats of memory for groups of up to `images` images.
@@ -17,8 +18,9 @@ class Group {
 
   // Where image i of the group goes in, empty and of the right shape.
   const Image& input(int64_t i);
-  // Takes `images` images through the blocks; the first of them is image `first` of the batch.
-  void run(int64_t first, int64_t images);
+  // Takes `images` images through the blocks, as the leader of `crew`; the first of them is image
+  // `first` of the batch.
+  void run(int64_t first, int64_t images, Crew& crew);
   const Image& output(int64_t i) const { return stream_[i]; }
 
  private:
@@ -27,16 +29,17 @@ class Group {
   void sort(int64_t block, int64_t first, int64_t images);
   void run_shortcut(const Block& block, int64_t images);
   void run_branch(const Block& block, const Images& value);
-  bool is_small(const Conv& conv, const Images& out) const;
   void convolve(const ConvNorm& step, const Images& in, const Images& out,
                 const Epilogue& epilogue);
   Images reshaped(Images& images, size_t count, const Shape& shape);
 
   const Plan& plan_;
   const Switches& switches_;
+  const int64_t workspace_;            // floats of scratch memory; behind them weights stand
   Images stream_, next_;               // the value before the block and behind it
   std::array<Images, 2> inner_;        // values inside the branch
-  float *workspace_, *weights_;        // of one convolution
+  float* scratch_;                     // of one convolution
+  Crew* crew_ = nullptr;               // of this run
   std::vector<int64_t> runs_, rests_;  // images of the group that run the block, and the others
   std::vector<float> scales_;          // the multipliers of those that run it
 };

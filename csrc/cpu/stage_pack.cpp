@@ -46,9 +46,8 @@ void fold_norms(Plan& plan) {
   }
 }
 
-void pack(const EvalKernels& kernels, const ConvNorm& step, float* packed) {
-  for (int64_t block = 0; block < step.conv.out_blocks(); ++block)
-    kernels.pack(step.conv, block, packed);
+void pack(const EvalKernels& kernels, const Conv& conv, float* packed) {
+  for (int64_t block = 0; block < conv.out_blocks(); ++block) kernels.pack(conv, block, packed);
 }
 
 void pack_weights(Plan& plan) {

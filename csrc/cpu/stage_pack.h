@@ -10,6 +10,6 @@ void fold_norms(Plan& plan);
 void pack_weights(Plan& plan);
 
 // Packs the weights of one convolution.
-void pack(const EvalKernels& kernels, const ConvNorm& step, float* packed);
+void pack(const EvalKernels& kernels, const Conv& conv, float* packed);
 
 }  // namespace pathnet

@@ -183,20 +183,18 @@ Block read_block(const int64_t* integers, int64_t index, const Shape& in, Reader
   return block;
 }
 
-int64_t floats(int64_t height, int64_t width, int64_t blocks) {
-  return Image{nullptr, height, width, blocks}.size();
+int64_t floats(const Shape& shape) {
+  return Image{nullptr, shape.height, shape.width, blocks_of(shape.channels)}.size();
 }
 
-// Of the largest image that the block reads, makes or keeps inside. The image before the strided
-// convolution has the input's size, and its phases together are hardly larger.
+// Of the largest image that the block reads, makes or keeps inside.
 int64_t image_floats(const Block& block) {
-  int64_t most = floats(block.in.height, block.in.width, blocks_of(block.in.channels));
-  if (block.is_stem())
-    return std::max(most, floats(block.out.height, block.out.width, blocks_of(block.out.channels)));
+  int64_t most = std::max(floats(block.in), floats(block.out));
+  Shape shape = block.in;
   for (const ConvNorm& step : block.branch) {
-    most = std::max(most, floats(block.in.height, block.in.width, step.conv.out_blocks()));
-    if (step.conv.reads_phases())
-      most = std::max(most, floats(block.out.height, block.out.width, step.conv.in_blocks()));
+    shape = shape_behind(step.conv, shape);
+    const int64_t read = step.conv.in_blocks() * kBlock;  // all four phases, if it reads these
+    most = std::max({most, floats(shape), floats({shape.height, shape.width, read})});
   }
   return most;
 }
@@ -233,7 +231,7 @@ Plan read_plan(const Tensor& x, const std::vector<Tensor>& tensors,
 
   Plan plan;
   plan.in = plan.out = {x.size(2), x.size(3), x.size(1)};
-  plan.image_floats = floats(plan.in.height, plan.in.width, blocks_of(plan.in.channels));
+  plan.image_floats = floats(plan.in);
   Reader reader(tensors, eps);
   const int64_t count = blocks.size() / kIntegersPerBlock;
   plan.blocks.reserve(count);

@@ -38,6 +38,10 @@ struct Shape {
   int64_t height, width, channels;  // the real number of channels
 };
 
+inline Shape shape_behind(const Conv& conv, const Shape& in) {
+  return {(in.height - 1) / conv.stride + 1, (in.width - 1) / conv.stride + 1, conv.out_channels};
+}
+
 struct Block {
   Form form;
   Shortcut shortcut;
