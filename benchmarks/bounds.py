@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks.cases import Case, make_step, part
 from benchmarks.ceilings import Ceilings
-from benchmarks.eager import FULL, OFF, Block, PreActBlock
+from benchmarks.eager import FORWARD, FULL, OFF, Block, Drop, Gate, PreActBlock
 from benchmarks.providers import eager_forward
 
 TILE, TRANSFORMED = 4, 6  # F(4x4, 3x3): a tile of 4 x 4 outputs from 6 x 6 products
@@ -112,9 +112,11 @@ def _batch_norm(work: Work, norm: nn.BatchNorm2d, x: Tensor, y: Tensor) -> None:
         work.read += x.nbytes * (4 if y.requires_grad else 1)
 
 
-def _block(work: Work, block: Block, x: Tensor, y: Tensor, gate: int = FULL) -> None:
+def _block(work: Work, block: Block, x: Tensor, y: Tensor, gate: Gate = FULL) -> None:
     if gate == OFF or not block.training:
         return
-    preact, backward = isinstance(block, PreActBlock), gate == FULL and y.requires_grad
-    work.read += y.nbytes * (1 + backward * (1 if preact else 2))
-    work.written += y.nbytes * (backward if preact else 1)
+    preact, backward = isinstance(block, PreActBlock), gate != FORWARD and y.requires_grad
+    images = len(gate.kept) if isinstance(gate, Drop) and not gate.masked else len(y)
+    stream = images * y[0].nbytes
+    work.read += stream * (1 + backward * (1 if preact else 2))
+    work.written += stream * (backward if preact else 1)

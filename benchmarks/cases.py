@@ -10,12 +10,14 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from benchmarks.eager import FORWARD, FULL, OFF, ResNet, cifar_resnet, imagenet_resnet
+from benchmarks.eager import FORWARD, FULL, OFF, Drop, Gate, ResNet, cifar_resnet, imagenet_resnet
 
 EVALUATION = "evaluation"
 TRAINING = "training step"
 RESTRICTED = "path-restricted step"
 EFFECTIVE = "effective-path step"
+DROP_MASKED = 'DropPath step, bn="all"'
+DROP_ACTIVE = 'DropPath step, bn="active"'
 INPUT_GRADIENT = "input gradient"
 
 SHORT = {
@@ -23,10 +25,13 @@ SHORT = {
     TRAINING: "train",
     RESTRICTED: "restricted",
     EFFECTIVE: "effective",
+    DROP_MASKED: "droppath",
+    DROP_ACTIVE: "droppath-active",
     INPUT_GRADIENT: "input-grad",
 }
 FEW = (1, 8)  # batch sizes with rows of their own
 KEPT, BLOCKS = 23, 54  # the effective paths of the paper: 23 of the 54 blocks of ResNet-110
+RATE = 0.2  # at which an image drops a block of a DropPath step
 
 Step = Callable[[], Tensor]
 
@@ -68,7 +73,7 @@ class Case:
 
     @property
     def trains(self) -> bool:
-        return self.work in (TRAINING, RESTRICTED, EFFECTIVE)
+        return self.work in (TRAINING, RESTRICTED, EFFECTIVE, DROP_MASKED, DROP_ACTIVE)
 
     @property
     def is_net_step(self) -> bool:
@@ -80,8 +85,16 @@ class Case:
         """The FULL blocks of a step by paths; the same draw for every run."""
         return sorted(random.Random(0).sample(range(BLOCKS), KEPT))
 
-    def gates(self) -> list[int] | None:
+    @property
+    def kept_images(self) -> list[list[int]]:
+        """The images that run each block of a DropPath step; the same draw for every run."""
+        draw = random.Random(0)
+        return [[image for image in range(self.batch) if draw.random() >= RATE] for _ in range(BLOCKS)]
+
+    def gates(self) -> list[Gate] | None:
         """Return the eager net's gate of every block, None where the step is a plain one."""
+        if self.work in (DROP_MASKED, DROP_ACTIVE):
+            return [Drop(kept, 1 / (1 - RATE), self.work == DROP_MASKED) for kept in self.kept_images]
         if self.work not in (RESTRICTED, EFFECTIVE):
             return None
         other = FORWARD if self.work == RESTRICTED else OFF
@@ -151,6 +164,7 @@ def _resnet110(batch: int, gradient_batch: int, *, compiled: bool) -> list[Case]
         Case(110, "basic", EVALUATION, batch, precision="bf16"),
         *(Case(110, "basic", EVALUATION, few) for few in FEW),
         Case(110, "basic", INPUT_GRADIENT, gradient_batch),
+        *(Case(110, "basic", work, batch) for work in (DROP_MASKED, DROP_ACTIVE)),
         *(Case(110, "preact", work, batch) for work in STEPS),
     ]
 

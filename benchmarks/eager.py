@@ -2,18 +2,30 @@
 
 Parameter names are pathnet's and torchvision's, so state dicts interchange. `gates` gives the eager forms
 of training by paths: `FORWARD` computes the residual branch under `no_grad` (its detached value enters the
-sum), `OFF` skips it in Python.
+sum), `OFF` skips it in Python, `Drop` drops it for some images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 OFF, FULL, FORWARD = 0, 1, 2
+
+
+class Drop(NamedTuple):
+    """A gate an image: the branch of the `kept` ones counts `scale` times, that of the others nothing."""
+
+    kept: list[int]
+    scale: float
+    masked: bool  # the others compute it too, times 0; else it never sees them
+
+
+Gate = int | Drop
 
 IMAGENET_BLOCKS = {
     18: (2, 2, 2, 2),
@@ -57,9 +69,12 @@ class Block(nn.Module):
     def activation(self, z: Tensor) -> Tensor:
         return self.relu(z)
 
-    def forward(self, x: Tensor, gate: int = FULL) -> Tensor:
+    def forward(self, x: Tensor, gate: Gate = FULL) -> Tensor:
         if gate == OFF:
             return x if self.downsample is None else self.activation(self.downsample(x))
+        if isinstance(gate, Drop):
+            skip = x if self.downsample is None else self.downsample(x)
+            return self.activation(self.add_kept(skip, x, gate))
         if gate == FORWARD:
             with torch.no_grad():
                 out = self.residual(x)
@@ -67,6 +82,14 @@ class Block(nn.Module):
             out = self.residual(x)
         out += x if self.downsample is None else self.downsample(x)
         return self.activation(out)
+
+    def add_kept(self, skip: Tensor, x: Tensor, drop: Drop) -> Tensor:
+        """Return the sum with the branch of the kept images: masked as `torchvision.ops.StochasticDepth` does it."""
+        kept = torch.tensor(drop.kept, dtype=torch.int64, device=x.device)
+        if drop.masked:
+            mask = x.new_zeros(len(x), 1, 1, 1).index_fill_(0, kept, drop.scale)
+            return self.residual(x) * mask + skip
+        return skip.index_add(0, kept, self.residual(x[kept]), alpha=drop.scale)
 
 
 class BasicBlock(Block):
@@ -145,7 +168,7 @@ class ResNet(nn.Module):
             self.bn = nn.BatchNorm2d(channels)
         self.fc = nn.Linear(channels, num_classes)
 
-    def forward(self, x: Tensor, gates: Sequence[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, gates: Sequence[Gate] | None = None) -> Tensor:
         x = self.conv1(x) if self.preact else self.relu(self.bn1(self.conv1(x)))
         x = self.maxpool(x)
         remaining = iter(gates) if gates is not None else None

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import pathnet
-from benchmarks.cases import BLOCKS, RESTRICTED, TRAINING, Case, Step, make_step, part
+from benchmarks.cases import BLOCKS, DROP_MASKED, RATE, RESTRICTED, TRAINING, Case, Step, make_step, part
+from benchmarks.eager import FULL, OFF, Drop
 
 NCHW, CHANNELS_LAST, COMPILED = "eager NCHW", "eager channels-last", "torch.compile"
 ALL_BLOCKS, BFLOAT16 = "eager channels-last, all blocks", "eager bf16"
@@ -93,7 +94,7 @@ def pathnet_net(case: Case) -> nn.Module:
     if case.block == "imagenet":
         sizes = {"num_classes": 1000, "stem": "imagenet"}
     else:
-        sizes = {"block": case.block}
+        sizes = {"block": case.block, "bn": "all" if case.work == DROP_MASKED else "active"}
     try:
         return case.prepare(pathnet.PathResNet(case.depth, **sizes, precision=case.precision))
     except ValueError as error:
@@ -104,11 +105,22 @@ def pathnet_net(case: Case) -> nn.Module:
 
 def pathnet_forward(case: Case, module: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return the forward of pathnet's net or stage under the paths of the case."""
-    if case.gates() is None:
+    gates = case.gates()
+    if gates is None:
         return module
-    choose = pathnet.Paths.backward if case.work == RESTRICTED else pathnet.Paths.keep
-    paths = choose(BLOCKS, case.chosen)
+    if isinstance(gates[0], Drop):
+        paths = _dropped(case)
+    else:
+        choose = pathnet.Paths.backward if case.work == RESTRICTED else pathnet.Paths.keep
+        paths = choose(BLOCKS, case.chosen)
     return lambda x: module(x, paths=paths)
+
+
+def _dropped(case: Case) -> pathnet.Paths:
+    gates = torch.full((case.batch, BLOCKS), OFF)
+    for block, kept in enumerate(case.kept_images):
+        gates[kept, block] = FULL
+    return pathnet.Paths(gates).scaled(1 / (1 - RATE))
 
 
 def rivals(shared: Shared, *, compiled: bool = True) -> dict[str, Provider]:

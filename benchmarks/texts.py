@@ -10,7 +10,10 @@ of pathnet, taken round by round and given as median [first quartile, third quar
 pathnet is faster, below 1 slower. The eager columns are the plain `nn.Module` nets of
 `benchmarks/eager.py`. In a path-restricted step (23 of 54 blocks FULL, 31 FORWARD) eager computes
 the 31 residual branches under `no_grad`; in an effective-path step (23 FULL, 31 OFF) it skips them
-in Python; "all blocks" is eager channels-last training every block. A training step is zero_grad,
+in Python. In a DropPath step each image drops each block at a rate of 0.2; eager multiplies the
+branch by a mask of the images, as torchvision's `stochastic_depth` does, or with `bn="active"`
+computes the branch of the kept images alone. "All blocks" is eager channels-last training every
+block. A training step is zero_grad,
 forward, loss, backward and SGD with momentum. An input gradient is the gradient of the loss to the
 images alone, in `eval()`, with parameters that require none. "-" means: not run in this case. A row
 stands here only if pathnet's outputs and gradients agreed with the plain net in float64 just

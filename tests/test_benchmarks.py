@@ -13,7 +13,20 @@ import pathnet
 import pathnet.analysis
 from benchmarks import agreement, ceilings, memory, peak, predictions, providers, ran, studies
 from benchmarks.bounds import Bound, Work, count_work
-from benchmarks.cases import EFFECTIVE, EVALUATION, INPUT_GRADIENT, RESTRICTED, SCALES, TRAINING, Case, names, select
+from benchmarks.cases import (
+    DROP_ACTIVE,
+    DROP_MASKED,
+    EFFECTIVE,
+    EVALUATION,
+    INPUT_GRADIENT,
+    RATE,
+    RESTRICTED,
+    SCALES,
+    TRAINING,
+    Case,
+    names,
+    select,
+)
 from benchmarks.ceilings import Ceilings
 from benchmarks.harness import Race, Spread
 from pathnet import extension
@@ -98,6 +111,14 @@ def test_work_of_steps_by_paths(block):
     assert 3 * saved_by_forward == 2 * saved_by_off
     assert sums[INPUT_GRADIENT] == 2 * sums[EVALUATION]
     assert works[INPUT_GRADIENT].read == works[EVALUATION].read < works[EFFECTIVE].read < works[RESTRICTED].read
+
+
+def test_work_of_dropped_images():
+    """A masked image costs what a kept one does; one that is left out costs stem and head alone."""
+    plain, masked, active = (count_work(Case(110, "basic", work, 128)) for work in (TRAINING, DROP_MASKED, DROP_ACTIVE))
+    assert masked == plain
+    assert active.multiply_adds == pytest.approx((1 - RATE) * plain.multiply_adds, rel=0.01)
+    assert (1 - RATE) * plain.read < active.read < 0.83 * plain.read
 
 
 def test_ceilings_are_measured(monkeypatch):
@@ -186,6 +207,7 @@ def test_memory_by_gates_of_plain_blocks():
 
 
 AGREEING = [Case(110, block, work, 2, size=8) for block in ("basic", "preact") for work in (RESTRICTED, EFFECTIVE)]
+AGREEING += [Case(110, "basic", work, 6, size=8) for work in (DROP_MASKED, DROP_ACTIVE)]
 AGREEING += [Case(14, block, work, 4, size=8) for block in ("basic", "preact") for work in (EVALUATION, TRAINING)]
 AGREEING += [Case(14, block, TRAINING, 4, 8, stage) for block in ("basic", "preact") for stage in (1, 2)]
 AGREEING += [Case(14, block, INPUT_GRADIENT, 4, 8) for block in ("basic", "preact")]
