@@ -124,7 +124,8 @@ def test_a_row_that_does_not_exist_ends_in_one_sentence():
 
 
 @pytest.mark.slow
-def test_bench_measures_a_row_from_end_to_end(tmp_path, capfd):
+def test_bench_measures_a_row_from_end_to_end(tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # a worker, which its child would be too, times nothing
     words = ["--quick", "--only", "resnet8-eval,memory-blocks", "--no-compile", "--rounds", "1", "--threads", "1"]
     assert bench.run(_arguments([*words, "--out", str(tmp_path / "page.md")])) == 0
     page = (tmp_path / "page.md").read_text()
