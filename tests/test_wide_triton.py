@@ -40,9 +40,17 @@ APART = {"weight_gradient", "sum_slots", "first_norm"}  # two have tests of thei
 RUNS = {
     "basic": lambda n: catalogue.meta_run(CHANNELS, [Gate.FULL, Gate.FORWARD, Gate.FULL], images=n, side=SIDE),
     "preact": lambda n: catalogue.meta_run(CHANNELS, [Gate.FULL, Gate.FULL], images=n, side=SIDE, form="preact"),
+    "rebuilt": lambda n: rebuilding(
+        catalogue.meta_run(CHANNELS, [Gate.FULL, Gate.FULL], images=n, side=SIDE, form="recomputed_bottleneck")
+    ),
     "evaluation": lambda n: catalogue.meta_eval(CHANNELS, 1, images=n, side=SIDE),
     "path": lambda n: catalogue.meta_path(CHANNELS, images=n, side=SIDE),
 }
+
+
+def rebuilding(launches: list[Launch]) -> list[Launch]:
+    """Those that read or write the wide values of bottlenecks and rebuild one; the others of the run are no others."""
+    return [launch for launch in launches if "rebuilt" in (name := launch.kernel.fn.__name__) and "weight" not in name]
 
 
 def vast(count: int, dtype: torch.dtype) -> Tensor:
@@ -126,12 +134,14 @@ def of_one_slot(launch: Launch, slots: int) -> Launch:
     return launch._replace(arguments=arguments, grid=(slots, *launch.grid[1:]))
 
 
-def test_weight_gradients_of_a_vast_batch(last_programs):
+@pytest.mark.parametrize(
+    "form, kernel", [("basic", "weight_gradient"), ("recomputed_bottleneck", "weight_gradient_of_rebuilt")]
+)
+def test_weight_gradients_of_a_vast_batch(form, kernel, last_programs):
+    runs = (catalogue.meta_run(CHANNELS, [Gate.FULL], images=n, side=SIDE, form=form) for n in (IMAGES, 1))
     big, small = (
-        next(
-            of_one_slot(each, images) for each in RUNS["basic"](images) if each.kernel.fn.__name__ == "weight_gradient"
-        )
-        for images in (IMAGES, 1)
+        next(of_one_slot(each, images) for each in run if each.kernel.fn.__name__ == kernel)
+        for run, images in zip(runs, (IMAGES, 1), strict=True)
     )
     assert big.constants["WIDE"] and differing(*filled(big, small)) == []
     assert differing(*filled(big._replace(constants=big.constants | {"WIDE": False}), small)) == ["partial"]
