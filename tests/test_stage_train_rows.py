@@ -63,6 +63,19 @@ def test_masked_rows_are_one_run(form, training, memory_format, poisoned):
     assert [len(args[6]) // 3 for func, args in recorder.calls if func is FWD] == [4]
 
 
+@pytest.mark.parametrize("gate, runs", [(FULL, 1), (FORWARD, 1), (FROZEN, 0), (RESIDUAL, 0)])
+@pytest.mark.parametrize("shortcut", ["pad", "conv"])
+@pytest.mark.parametrize("form", TRAINED_FORMS)
+def test_some_images_pass_a_strided_block(form, shortcut, gate, runs, poisoned):
+    """The shortcut sees all images; where the gate cuts its gradient in some of them, the reference runs."""
+    stage = make_stage(form, shortcut, C, 2 * C // BLOCKS[form].expansion, 2, 1).train()
+    route = route_of(ROWS[:, :1] * gate, [1.25])
+    sides = (15, 17) if form == "basic" else (16, 16)
+    with Recorder() as recorder:
+        check("cpu", stage, images(stage, (5, C, *sides), route), route)
+    assert [len(args[0]) for func, args in recorder.calls if func is FWD] == [3] * runs
+
+
 @pytest.mark.parametrize("shortcut", ["pad", "conv"])
 @pytest.mark.parametrize("form", TRAINED_FORMS)
 def test_masked_rows_of_a_strided_block(form, shortcut, poisoned):

@@ -15,7 +15,7 @@ from pathnet.ops.stage_train_run import Projection, stage_train_run
 from pathnet.ops.stage_train_runs import Gated, one_gate, skip_of, stage_in_runs, unfit_transform
 from pathnet.reference import Block, Conv, Norm, Pad, Step
 from pathnet.reference import block as reference_block
-from pathnet.reference.block import RESIDUAL_FLOW, SHORTCUT_FLOW
+from pathnet.reference.block import RESIDUAL_FLOW, SHORTCUT_FLOW, activated
 from pathnet.reference.layers import Flow, Layer
 from pathnet.route import Route
 
@@ -31,11 +31,24 @@ def _train_run(x: Tensor, skip: Tensor | Pad | Projection | None, run: list[Gate
 
 def _block_of_rows(x: Tensor, spec: Block, step: Step) -> Tensor:
     """A block that some images pass: the kernel runs the others, of which it wants as many values as of a batch."""
-    running = one_gate(step)
-    if running is None or spec.shortcut or len(running[1]) * x.shape[2] * x.shape[3] < FEWEST_VALUES:
+    running, stride = one_gate(step), _stride(spec)
+    if running is None or len(running[1]) * -(-x.shape[2] // stride) * -(-x.shape[3] // stride) < FEWEST_VALUES:
         return reference_block(x, spec, step)
     one_step, rows = running
-    return stage_train_run(x, None, [(spec, one_step)], rows)
+    if not spec.shortcut:
+        return stage_train_run(x, None, [(spec, one_step)], rows)
+    if SHORTCUT_FLOW[one_step.gate] is not Flow.TRAIN:  # type: ignore[index]  # h of the others passes all gradient
+        return reference_block(x, spec, step)
+    return _behind_shortcut(x, spec, one_step, rows)
+
+
+def _behind_shortcut(x: Tensor, spec: Block, step: Step, rows: Tensor) -> Tensor:
+    """h(x) of all images, whose batch norm sees them all, and the branch of those of `rows`."""
+    skip = skip_of(x, spec, step)
+    assert skip is not None
+    own = _with_even_sides(x.index_select(0, rows), spec)
+    y = stage_train_run(own, skip.index_select(0, rows), [(spec, step)])
+    return activated(spec, skip).index_copy(0, rows, y)
 
 
 def _skip(x: Tensor, spec: Block, step: Step) -> Tensor | Pad | Projection | None:
