@@ -57,19 +57,25 @@ def plant(monkeypatch, tmp_path):
 @pytest.fixture
 def ieee_products():
     """float32 convolutions of a GPU in full precision: in TF32 a small case errs by which of the two cuDNN takes."""
+    yield from _float32_products("ieee")
+
+
+@pytest.fixture
+def tf32_products():
+    """float32 convolutions of a GPU in TF32."""
+    yield from _float32_products("tf32")
+
+
+def _float32_products(precision: str):
     before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = precision
     yield
     torch.backends.cudnn.conv.fp32_precision = before
 
 
 @pytest.fixture
-def cuda_anywhere(monkeypatch):
+def cuda_anywhere(monkeypatch, tf32_products):
     """The CUDA kernels of training take CPU tensors (`cuda_host.ops.on_host`), and products in TF32 are allowed."""
     stage_train = importlib.import_module("pathnet.ops.stage_train")  # the module, and not its function
     unfit = importlib.import_module("pathnet.ops.stage_train_cuda").unfit
     monkeypatch.setitem(stage_train.SUPPORTS, "cuda", unfit)
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
-    yield
-    torch.backends.cudnn.conv.fp32_precision = before

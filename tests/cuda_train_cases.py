@@ -12,7 +12,6 @@ from cuda_host.ops import on_host
 from training_cases import step
 from triton_cases import halves
 
-DIRECT = 2.0  # how much more than eager PyTorch a direct sum may err
 TF32 = 0.5  # and how much more in TF32 than eager PyTorch in bfloat16, which has three bits less
 CASES = [  # dtype, shape and gates
     (torch.bfloat16, (3, 16, 14, 15), [1]),
@@ -22,12 +21,18 @@ CASES = [  # dtype, shape and gates
     (torch.bfloat16, (37, 64, 8, 8), [3, 1]),
 ]
 TF32_CASES = [((2, 16, 17, 18), [1, 2, 4]), ((14, 32, 7, 6), [3, 1]), ((19, 64, 8, 8), [3, 1])]
+FORMS = ("basic", "preact")
 stage_train = importlib.import_module("pathnet.ops.stage_train")  # the module, and not its function
 
 
 def stage_of(dtype: torch.dtype, channels: int = 16, blocks: int = 1, form: str = "basic"):
     """Blocks that keep their shape, every ReLU away from its kink, where half precision may fall on either side."""
     return halves(make_stage(form, "pad", channels, channels, 1, blocks), dtype).train()
+
+
+def case(form: str, dtype: torch.dtype, shape: tuple[int, ...], blocks: int):
+    """A stage and images, which behind a ReLU are not negative."""
+    return stage_of(dtype, shape[1], blocks, form), (torch.rand if form == "basic" else torch.randn)(shape).to(dtype)
 
 
 def differences(got: dict, expected: dict) -> list[str]:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from cuda_train_cases import DIRECT, TF32, stage_of
+from cuda_train_cases import TF32, stage_of
 from net_eval_cases import DTYPES, make_net
 from net_eval_cases import check as check_net
 from net_eval_cases import run as run_net
@@ -15,7 +15,7 @@ from ptx.cuda_kernels import Edit, OnPtx, executed
 from ptx.launch import launch
 from ptx.parse import PtxError
 from training_cases import check, route_of, step
-from triton_cases import halves
+from triton_cases import DIRECT, halves
 
 from pathnet import Paths
 from pathnet.ops.cuda_compile import launch_description, ptx_of, why_not

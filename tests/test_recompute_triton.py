@@ -8,8 +8,8 @@ import weakref
 import pytest
 import torch
 from cases import Recorder, make_stage
-from training_cases import check, images, route_of, step
-from triton_cases import DEVICE, assert_requested, halves, interpreted, on_device, requests
+from training_cases import check, route_of, step
+from triton_cases import DEVICE, DIRECT, assert_requested, compare, halves, interpreted, on_device, requests
 
 from pathnet import PathResNet, Paths, profile, use_backend
 from pathnet.kernels import block_run
@@ -18,7 +18,6 @@ from pathnet.kernels.launch import observed
 
 pytestmark = on_device
 
-DIRECT = 2.0  # how much more than eager PyTorch a direct sum may err
 AGAIN = "forward conv3 again"
 forms = pytest.mark.parametrize("form", ["anew", "rebuilt"], indirect=True)
 anew, rebuilt = (pytest.mark.parametrize("form", [name], indirect=True) for name in ("anew", "rebuilt"))
@@ -38,12 +37,6 @@ def stage_of(
     for block in stage:
         block.recompute = recompute
     return stage
-
-
-def compare(stage, shape, gates, multiplier=None):
-    route = route_of(gates, multiplier)
-    x = images(stage, shape, route)
-    return check("triton", stage.to(DEVICE), x.to(DEVICE), route, DIRECT)
 
 
 @forms

@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import Recorder, make_stage, specs
 from training_cases import check, images, route_of, step
-from triton_cases import DEVICE, assert_requested, halves, interpreted, on_device, requests
+from triton_cases import DEVICE, DIRECT, assert_requested, halves, interpreted, on_device, requests
 
 from pathnet import PathResNet, use_backend
 from pathnet.backend import refusal
@@ -26,7 +26,7 @@ GATES = [[1, 0, 2, 3, 1], [0, 0, 0, 0, 0], [2, 4, 0, 3, 2], [2, 2, 1, 0, 0], [0,
 def compare(stage, shape, gates, multiplier=None):
     route = route_of(gates, multiplier)
     x = images(stage, shape, route)
-    return check("triton", stage.to(DEVICE), x.to(DEVICE), route, 2.0)
+    return check("triton", stage.to(DEVICE), x.to(DEVICE), route, DIRECT)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -54,7 +54,7 @@ def test_half_precision(poisoned):
     stage, route = make_stage("basic", stride=1, blocks=2).train(), route_of([[1, 1], [0, 4], [1, 2]])
     x = torch.rand(3, 16, 6, 6).bfloat16()
     stage = halves(stage, torch.bfloat16).bfloat16()  # norms too: the reference mixes no dtypes where images differ
-    check("triton", stage.to(DEVICE), x.to(DEVICE), route, 2.0)
+    check("triton", stage.to(DEVICE), x.to(DEVICE), route, DIRECT)
 
 
 def test_memory_formats_and_only_what_is_asked_for(poisoned):
@@ -107,7 +107,7 @@ def test_planted_bugs_are_caught(plant, bug, poisoned):
     x = images(stage, (3, 16, 3, 4), route)
     plant(*BUGS[bug])
     with pytest.raises(AssertionError):
-        check("triton", stage, x, route, 2.0)
+        check("triton", stage, x, route, DIRECT)
 
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------

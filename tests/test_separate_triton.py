@@ -9,7 +9,7 @@ import torch
 from cases import Recorder, assert_errs_like_eager, double, make_stage, specs
 from torch import nn
 from training_cases import check, images, route_of, step
-from triton_cases import DEVICE, assert_requested, halves, interpreted, on_device, requests
+from triton_cases import DEVICE, DIRECT, assert_requested, compare, halves, interpreted, on_device, requests
 
 from pathnet import PathResNet, Paths, profile, use_backend
 from pathnet.backend import refusal
@@ -21,7 +21,6 @@ from pathnet.ops.stage_train import SUPPORTS
 
 pytestmark = on_device
 
-DIRECT = 2.0  # how much more than eager PyTorch a direct sum may err
 SIDES = {"all": (1, 3), "3x3": (3,), "1x1": (1,)}
 
 
@@ -29,12 +28,6 @@ def take(monkeypatch, which: str = "all") -> None:
     """Convolutions of these sides are the vendor's."""
     blocks = importlib.import_module("pathnet.kernels.block_run")  # that of planted bugs too
     monkeypatch.setattr(blocks, "calls_vendor", lambda geometry, *rest: geometry.side in SIDES[which])
-
-
-def compare(stage, shape, gates, multiplier=None):
-    route = route_of(gates, multiplier)
-    x = images(stage, shape, route)
-    return check("triton", stage.to(DEVICE), x.to(DEVICE), route, DIRECT)
 
 
 @pytest.mark.parametrize(

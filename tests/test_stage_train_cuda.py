@@ -10,9 +10,9 @@ import torch
 from cases import Recorder, make_stage, specs
 from cuda_host.host import SCHEDULES, Edit
 from cuda_host.ops import on_host
-from cuda_train_cases import CASES, DIRECT, TF32, TF32_CASES, assert_found, differences, stage_of, stage_train
+from cuda_train_cases import CASES, FORMS, TF32, TF32_CASES, assert_found, case, differences, stage_of, stage_train
 from training_cases import check, route_of, step
-from triton_cases import halves
+from triton_cases import DIRECT, halves
 
 from pathnet import extension, use_backend
 from pathnet.backend import refusal
@@ -23,17 +23,19 @@ from pathnet.ops.stage_train_cuda_limits import missing_memory, weight_slots
 pytestmark = [pytest.mark.cuda_host, pytest.mark.usefixtures("cuda_anywhere")]
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype, shape, gates", CASES, ids=str)
-def test_values(dtype, shape, gates):
-    stage, x = stage_of(dtype, shape[1], len(gates)), torch.rand(shape).to(dtype)
+def test_values(form, dtype, shape, gates):
+    stage, x = case(form, dtype, shape, len(gates))
     with on_host() as host:
         check("cuda", stage, x, route_of(gates, torch.linspace(0.5, 1.5, len(gates))), DIRECT)
     assert host.launches == sum({0: 0, 2: 2}.get(gate, 4) for gate in gates) + 3
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape, gates", TF32_CASES, ids=str)
-def test_tf32(shape, gates):
-    stage, x = stage_of(torch.float32, shape[1], len(gates)), torch.rand(shape)
+def test_tf32(form, shape, gates):
+    stage, x = case(form, torch.float32, shape, len(gates))
     with on_host():
         check("cuda", stage, x, route_of(gates), TF32, (halves(stage, torch.bfloat16), x.bfloat16()))
 
@@ -65,7 +67,7 @@ def test_batch_norms_by_running_statistics():
         check("cuda", stage, x, None, DIRECT)
 
 
-@pytest.mark.parametrize("form", ["basic", "preact"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_weight_that_asks_for_no_gradient(form):
     """No tile of what its convolution has read is there; the mask before it, or the norm, still reads its values."""
     stage, x = stage_of(torch.bfloat16, blocks=2, form=form), torch.rand(3, 16, 14, 15).bfloat16()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import double, specs
-from cuda_train_cases import CASES, DIRECT, TF32, TF32_CASES, differences, stage_of
+from cuda_train_cases import CASES, FORMS, TF32, TF32_CASES, case, differences
 from graph_cases import captured, gradients
 from training_cases import check, route_of, step
-from triton_cases import halves
+from triton_cases import DIRECT, halves
 
 from pathnet import PathResNet, Paths, profile, use_backend
 from pathnet.ops.stage_train import stage_train
@@ -19,22 +19,11 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
     pytest.mark.usefixtures("tf32_products", "poisoned"),
 ]
-FORMS = ("basic", "preact")
 STAGES = [(128, 16, 32, 32), (128, 32, 16, 16), (128, 64, 8, 8)]  # of a CIFAR ResNet
 
 
-@pytest.fixture
-def tf32_products():
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
-    yield
-    torch.backends.cudnn.conv.fp32_precision = before
-
-
-def case(form: str, dtype: torch.dtype, shape, blocks: int):
-    """A stage and images on the GPU; a stream behind a ReLU is not negative."""
-    stage = stage_of(dtype, shape[1], blocks, form).cuda()
-    x = (torch.rand if form == "basic" else torch.randn)(shape).to("cuda", dtype)
+def on_gpu(form: str, dtype: torch.dtype, shape, blocks: int):
+    stage, x = (each.cuda() for each in case(form, dtype, shape, blocks))
     if (reason := supports_cuda(x, specs(stage))) and "KiB" in reason:
         pytest.skip(reason)  # 64 channels on 8.6 and 8.9
     return stage, x
@@ -43,14 +32,14 @@ def case(form: str, dtype: torch.dtype, shape, blocks: int):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype, shape, gates", CASES, ids=str)
 def test_values(form, dtype, shape, gates):
-    stage, x = case(form, dtype, shape, len(gates))
+    stage, x = on_gpu(form, dtype, shape, len(gates))
     check("cuda", stage, x, route_of(gates, torch.linspace(0.5, 1.5, len(gates))), DIRECT)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape, gates", TF32_CASES, ids=str)
 def test_tf32(form, shape, gates):
-    stage, x = case(form, torch.float32, shape, len(gates))
+    stage, x = on_gpu(form, torch.float32, shape, len(gates))
     check("cuda", stage, x, route_of(gates), TF32, (halves(stage, torch.bfloat16), x.bfloat16()))
 
 
@@ -60,14 +49,14 @@ def test_tf32(form, shape, gates):
 def test_whole_stages_are_as_near_to_float64_as_triton(form, dtype, shape):
     """Each errs at most twice what eager PyTorch errs, plus one rounding, and so they agree with one another."""
     gates = [1, 2, 1, 3, 4]
-    stage, x = case(form, dtype, shape, len(gates))
+    stage, x = on_gpu(form, dtype, shape, len(gates))
     for backend in ("cuda", "triton"):
         check(backend, stage, x, route_of(gates), DIRECT)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_statistics_chosen_batch_norm_by_batch_norm(form):
-    stage, x = case(form, torch.bfloat16, (3, 16, 14, 15), 2)
+    stage, x = on_gpu(form, torch.bfloat16, (3, 16, 14, 15), 2)
     stage[0].bn1.eval(), stage[1].bn2.eval()
     check("cuda", stage, x, None, DIRECT)
     check("cuda", stage.eval(), x, route_of([4, 1]), DIRECT)
@@ -77,7 +66,7 @@ def test_statistics_chosen_batch_norm_by_batch_norm(form):
 @pytest.mark.parametrize("shape", STAGES, ids=str)
 def test_equal_steps_give_equal_bits(form, shape):
     """On another stream, too, which has its own counter; 256 thread blocks arrive in any order."""
-    stage, x = case(form, torch.float16, shape, 3)
+    stage, x = on_gpu(form, torch.float16, shape, 3)
     first = step("cuda", stage, x, route_of([1, 2, 1]))
     for _ in range(10):
         assert differences(step("cuda", stage, x, route_of([1, 2, 1])), first) == []
@@ -91,7 +80,7 @@ def test_equal_steps_give_equal_bits(form, shape):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_captured_step_can_be_replayed(form):
-    stage, x = case(form, torch.bfloat16, (8, 16, 16, 16), 3)
+    stage, x = on_gpu(form, torch.bfloat16, (8, 16, 16, 16), 3)
     for module in stage.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0  # running statistics stay, so that every replay is the same step

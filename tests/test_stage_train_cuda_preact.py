@@ -7,9 +7,9 @@ import torch
 from cases import Recorder, specs
 from cuda_host.host import SCHEDULES, Edit
 from cuda_host.ops import on_host
-from cuda_train_cases import CASES, DIRECT, TF32, TF32_CASES, assert_found, differences, stage_of, stage_train
+from cuda_train_cases import assert_found, differences, stage_of, stage_train
 from training_cases import check, route_of, step
-from triton_cases import halves
+from triton_cases import DIRECT, halves
 
 from pathnet import use_backend
 
@@ -18,21 +18,6 @@ pytestmark = [pytest.mark.cuda_host, pytest.mark.usefixtures("cuda_anywhere")]
 
 def preact(dtype: torch.dtype, channels: int = 16, blocks: int = 1):
     return stage_of(dtype, channels, blocks, "preact")
-
-
-@pytest.mark.parametrize("dtype, shape, gates", CASES, ids=str)
-def test_values(dtype, shape, gates):
-    stage, x = preact(dtype, shape[1], len(gates)), torch.randn(shape).to(dtype)
-    with on_host() as host:
-        check("cuda", stage, x, route_of(gates, torch.linspace(0.5, 1.5, len(gates))), DIRECT)
-    assert host.launches == sum({0: 0, 2: 2}.get(gate, 4) for gate in gates) + 3
-
-
-@pytest.mark.parametrize("shape, gates", TF32_CASES, ids=str)
-def test_tf32(shape, gates):
-    stage, x = preact(torch.float32, shape[1], len(gates)), torch.randn(shape)
-    with on_host():
-        check("cuda", stage, x, route_of(gates), TF32, (halves(stage, torch.bfloat16), x.bfloat16()))
 
 
 def test_forward_blocks_pass_the_gradient_with_no_launch():

@@ -10,21 +10,13 @@ import copy
 import pytest
 import torch
 from cases import make_stage
-from training_cases import check, images, route_of, step
-from triton_cases import DEVICE, halves, on_device
+from training_cases import check, route_of, step
+from triton_cases import DEVICE, DIRECT, compare, halves, on_device
 
 from pathnet import Gate, PathResNet, Paths, use_backend
 from pathnet.kernels import passes
 
 pytestmark = on_device
-
-DIRECT = 2.0  # how much more than eager PyTorch a direct sum may err
-
-
-def compare(stage, shape, gates=None, multiplier=None, **kwargs):
-    route = None if gates is None else route_of(gates, multiplier)
-    x = images(stage, shape, route, **kwargs)
-    return check("triton", stage.to(DEVICE), x.to(DEVICE), route, DIRECT)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import Recorder, make_stage, specs
 from training_cases import check, images, route_of, step, stream
-from triton_cases import DEVICE, interpreted, on_device
+from triton_cases import DEVICE, DIRECT, interpreted, on_device
 
 from pathnet import PathResNet, explain, use_backend
 from pathnet.backend import refusal
@@ -39,7 +39,7 @@ def test_planted_bugs_are_caught(plant, bug, poisoned):
     x = images(stage, (2, 16, 6, 6), route)
     plant(*BUGS[bug])
     with pytest.raises(AssertionError):
-        check("triton", stage, x, route, 2.0)
+        check("triton", stage, x, route, DIRECT)
 
 
 # ---- autograd's rules ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import Recorder, make_stage, specs
 from training_cases import check, images, route_of, step
-from triton_cases import DEVICE, halves, interpreted, on_device
+from triton_cases import DEVICE, DIRECT, compare, halves, interpreted, on_device
 
 from pathnet import Paths, explain, use_backend
 from pathnet.blocks import BLOCKS
@@ -14,14 +14,6 @@ from pathnet.models import PathResNet
 from pathnet.ops.stage_train import stage_train
 
 pytestmark = on_device
-
-DIRECT = 2.0  # how much more than eager PyTorch a direct sum may err
-
-
-def compare(stage, shape, gates, multiplier=None):
-    route = route_of(gates, multiplier)
-    x = images(stage, shape, route)
-    return check("triton", stage.to(DEVICE), x.to(DEVICE), route, DIRECT)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import triton.language as tl
+from training_cases import check, images, route_of
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
 
 from pathnet.kernels.launch import INTERPRETED, Launch
@@ -37,10 +38,18 @@ def _cast(self, value, target):
 
 InterpretedFunction.__call__ = _call
 InterpreterBuilder.cast_impl = _cast
+DIRECT = 2.0  # how much more than eager PyTorch a direct sum may err
 DEVICE = "cpu" if INTERPRETED else "cuda"
 on_gpu = [pytest.mark.gpu, pytest.mark.usefixtures("ieee_products")]
 on_device = [] if INTERPRETED else on_gpu  # of whole files: `pytest -m gpu` runs the same cases on a GPU
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="reads what the interpreter does")
+
+
+def compare(stage, shape, gates=None, multiplier=None, **kwargs):
+    """`training_cases.check` of a step on images of this shape; `kwargs` are those of `images`."""
+    route = None if gates is None else route_of(gates, multiplier)
+    x = images(stage, shape, route, **kwargs)
+    return check("triton", stage.to(DEVICE), x.to(DEVICE), route, DIRECT)
 
 
 def halves(stage, dtype: torch.dtype):
