@@ -13,7 +13,15 @@ from pathnet.kernels.conv_forward import conv_forward, merge
 from pathnet.kernels.data_gradient import arrive, inner_gradient, outer_gradient
 from pathnet.kernels.launch import Launch, product_dtype
 from pathnet.kernels.rebuilt import Expansion
-from pathnet.kernels.settings import STREAM_PIXELS, SUMMED, WARPS, conv_tile, stream_channels, weight_tile
+from pathnet.kernels.settings import (
+    STREAM_PIXELS,
+    SUMMED,
+    WARPS,
+    conv_tile,
+    stream_channels,
+    warps_of,
+    weight_tile,
+)
 from pathnet.kernels.traffic import Geometry, requested
 from pathnet.kernels.weight_gradient import sum_slots, weight_gradient
 from pathnet.kernels.workspace import Workspace
@@ -146,7 +154,8 @@ def forward_pass(
     norm: Norm, u: Tensor, state: Tensor, workspace: Workspace, precision: str,
 ) -> Launch:  # fmt: skip
     """u = conv(source behind its prologue: "input", "rows", "norm" or "merge"), and the state of the norm behind it."""
-    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, u.dtype, precision, geometry.side)
+    g = geometry
+    tile = conv_tile(g.inputs, g.outputs, u.dtype, precision, g.side, "conv_forward")
     tiles, columns = triton.cdiv(g.pixels_out, tile.m), triton.cdiv(g.outputs, tile.n)
     arguments = {
         "u_in": source.u, "x_in": source.x, "rows": source.rows, "state_in": source.state, "merged": source.merged,
@@ -238,7 +247,8 @@ def outer_gradient_pass(
     alive: Tensor | None, before: Before | None, g_in: Tensor, workspace: Workspace, precision: str,
 ) -> Launch:  # fmt: skip
     """g_in: the gradient of the block's input, behind the ReLUs that made it."""
-    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision, geometry.side)
+    g = geometry
+    tile = conv_tile(g.outputs, g.inputs, g_in.dtype, precision, g.side, "outer_gradient")
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments = {
         **behind.of_norm(), "weight": weight, "skip": skip, "alive": alive, "g_in": g_in,
@@ -285,7 +295,9 @@ def weight_gradient_pass(
     reads = requested(arguments, "rows", "state", "slopes", "state_in", g=outputs, u=outputs, u_in=taps, x_in=taps)
     writes = requested(arguments, "partial")
     grid = (slots, g.side * blocks)
-    return Launch(name, weight_gradient, grid, arguments, constants, tile.warps, tile.stages, reads, writes, True)
+    kernel = "weight_gradient of rows" if prologue == "rows" else "weight_gradient"
+    warps = warps_of(kernel, tile.o, behind.g.dtype, precision)
+    return Launch(name, weight_gradient, grid, arguments, constants, warps, tile.stages, reads, writes, True)
 
 
 def sum_slots_pass(partial: Tensor, total: Tensor) -> Launch:

@@ -75,7 +75,8 @@ def residual_gradient_pass(
     g_in: Tensor, workspace: Workspace, precision: str,
 ) -> Launch:  # fmt: skip
     """entered: the gradient of the block's value, written unless it is behind.g; g_in: that behind the inner norm."""
-    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision, geometry.side)
+    g = geometry
+    tile = conv_tile(g.outputs, g.inputs, g_in.dtype, precision, g.side, "residual_gradient")
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments: dict[str, Any] = {
         **behind._asdict(), "entered": entered, "weight": weight, "g_in": g_in,
