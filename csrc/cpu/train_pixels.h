@@ -125,10 +125,10 @@ void multiply_group(const Product& group, int64_t tiles, PanelAhead& ahead) {
       Product p = group;
       p.v += block * p.v_block + t * kBlock, p.m += t * kBlock;
       p.u += block * kBlock * kWide * kBlock;
-      p.in_blocks = std::min(kSlab, group.in_blocks - block);
+      p.in_blocks = std::min(kSlab, group.in_blocks - block), p.chain = chain_of(group.in_blocks);
       const int64_t count = std::min(kTilesOfStep<kWide>, tiles - t);
       ahead.step();
-      block == 0 ? multiply_tiles<kWide, false>(p, count) : multiply_tiles<kWide, true>(p, count);
+      multiply_slab<kWide>(p, count, block == 0);
     }
 }
 
