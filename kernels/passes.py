@@ -222,7 +222,8 @@ def inner_gradient_pass(
     workspace: Workspace, precision: str, values: int | None = None,
 ) -> Launch:  # fmt: skip
     """g_in: the gradient behind the ReLU inside the branch; the norm there has statistics of so many `values`."""
-    g, tile = geometry, conv_tile(geometry.outputs, geometry.inputs, g_in.dtype, precision, geometry.side)
+    g = geometry
+    tile = conv_tile(g.outputs, g.inputs, g_in.dtype, precision, g.side, "inner_gradient")
     tiles, columns = triton.cdiv(g.pixels_in, tile.m), triton.cdiv(g.inputs, tile.n)
     arguments = {
         **behind.of_norm(), "weight": weight, "g_in": g_in, **before_arguments(before, workspace),
@@ -296,7 +297,7 @@ def weight_gradient_pass(
     writes = requested(arguments, "partial")
     grid = (slots, g.side * blocks)
     kernel = "weight_gradient of rows" if prologue == "rows" else "weight_gradient"
-    warps = warps_of(kernel, tile.o, behind.g.dtype, precision)
+    warps = warps_of(kernel, g.side, tile.i, tile.o, behind.g.dtype, precision)
     return Launch(name, weight_gradient, grid, arguments, constants, warps, tile.stages, reads, writes, True)
 
 

@@ -48,8 +48,9 @@ def residual_pass(
     x_out: Tensor, state: Tensor | None, workspace: Workspace, precision: str,
 ) -> Launch:  # fmt: skip
     """x_out = skip + scale conv(relu(norm(source.u))), and the state of the norm that comes next, if one does."""
-    g, tile = geometry, conv_tile(geometry.inputs, geometry.outputs, x_out.dtype, precision, geometry.side)
-    if tile.k == 16:  # of eight warps with 64 registers a thread, one spilled 8 bytes on sm_100
+    g = geometry
+    tile = conv_tile(g.inputs, g.outputs, x_out.dtype, precision, g.side, "conv_residual")
+    if g.side == 1 and tile.k == 16:  # of eight warps with 64 registers a thread, one spilled 8 bytes on sm_100
         tile = tile._replace(warps=WARPS)
     tiles, columns = triton.cdiv(g.pixels_out, tile.m), triton.cdiv(g.outputs, tile.n)
     arguments = {

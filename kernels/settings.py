@@ -29,11 +29,13 @@ class WeightTile(NamedTuple):
 
 WARPS = 4  # one warpgroup, which wgmma and tcgen05 need; with 128 pixels each warp holds two tiles of mma
 POINTWISE_WARPS = 8  # of a 1x1 convolution into 64 channels
-# Kernels of 3x3, by the channels of a program and the kind of product, of which some spilled 8 bytes with four warps,
-# all but one on sm_100 alone: the assembler then aimed at one resident block more.
+# Kernels, by the side of the convolution, the channels added up, those of a program and the kind of product, of
+# which some spilled 8 bytes with four warps on some chip: the assembler then aimed at one resident block more.
 EIGHT_WARPS = {
-    ("conv_forward", 16, "half"), ("conv_forward", 64, "half"), ("residual_gradient", 16, "half"),
-    ("outer_gradient", 32, "half"), ("weight_gradient of rows", 32, "tf32"),
+    ("conv_forward", 3, 16, 16, "half"), ("conv_forward", 3, 64, 64, "half"), ("residual_gradient", 3, 16, 16, "half"),
+    ("outer_gradient", 3, 64, 32, "half"), ("weight_gradient of rows", 3, 32, 32, "tf32"),
+    ("conv_residual", 3, 16, 16, "ieee"), ("conv_forward", 1, 64, 16, "ieee"), ("outer_gradient", 1, 32, 32, "ieee"),
+    ("inner_gradient", 1, 32, 32, "ieee"),
 }  # fmt: skip
 STREAM_PIXELS = 64  # of a program without a product
 PROGRAMS = 1024  # that weight gradients aim at: 8 for each of the about 128 multiprocessors of a large GPU
@@ -68,15 +70,15 @@ def conv_tile(
     wide = dtype == torch.float32
     n, k = (32, 16) if wide and precision == "ieee" else (64, 32)
     tile = ConvTile(64 if wide else 128, _power(outputs, n), _power(inputs, k), WARPS, 2)
-    if side == 1:
-        return tile._replace(warps=POINTWISE_WARPS) if tile.n == 64 else tile
-    return tile._replace(warps=warps_of(kernel, tile.n, dtype, precision))
+    if side == 1 and tile.n == 64:
+        return tile._replace(warps=POINTWISE_WARPS)
+    return tile._replace(warps=warps_of(kernel, side, inputs, tile.n, dtype, precision))
 
 
-def warps_of(kernel: str, channels: int, dtype: torch.dtype, precision: str) -> int:
-    """Of a 3x3 kernel whose programs compute so many channels."""
+def warps_of(kernel: str, side: int, inputs: int, channels: int, dtype: torch.dtype, precision: str) -> int:
+    """Of a kernel whose programs compute so many channels."""
     product = precision if dtype == torch.float32 else "half"
-    return 2 * WARPS if (kernel, channels, product) in EIGHT_WARPS else WARPS
+    return 2 * WARPS if (kernel, side, min(inputs, 64), channels, product) in EIGHT_WARPS else WARPS
 
 
 def rebuilding_tile(channels: int, inner: int, dtype: torch.dtype, precision: str) -> ConvTile:
