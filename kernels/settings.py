@@ -32,8 +32,8 @@ POINTWISE_WARPS = 8  # of a 1x1 convolution into 64 channels
 # Kernels, by the side of the convolution, the channels added up, those of a program and the kind of product, of
 # which some spilled 8 bytes with four warps on some chip: the assembler then aimed at one resident block more.
 EIGHT_WARPS = {
-    ("conv_forward", 3, 16, 16, "half"), ("conv_forward", 3, 64, 64, "half"), ("residual_gradient", 3, 16, 16, "half"),
-    ("outer_gradient", 3, 64, 32, "half"), ("weight_gradient of rows", 3, 32, 32, "tf32"),
+    ("conv_forward", 3, 16, 16, "half"), ("conv_forward", 3, 64, 64, "half"), ("outer_gradient", 3, 64, 32, "half"),
+    ("weight_gradient of rows", 3, 32, 32, "tf32"),
     ("conv_residual", 3, 16, 16, "ieee"), ("conv_forward", 1, 64, 16, "ieee"), ("outer_gradient", 1, 32, 32, "ieee"),
     ("inner_gradient", 1, 32, 32, "ieee"),
 }  # fmt: skip
