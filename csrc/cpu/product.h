@@ -69,7 +69,8 @@ PATHNET_INLINE void multiply(const Product& p, const float* next) {
 #pragma GCC unroll 16
         for (int t = 0; t < kTiles; ++t)
 #pragma GCC unroll 16
-          for (int k = 0; k < kColumns; ++k) sum[t][k] += row[k] * v[t * kBlock + c];
+          for (int k = 0; k < kColumns; ++k)
+            sum[t][k] = multiply_add(v[t * kBlock + c], row[k], sum[t][k]);
       }
     }
     const bool last = !kChains || block == p.in_blocks;
