@@ -36,7 +36,8 @@ PATHNET_INLINE void multiply_row(const float* v, int64_t v_position, const TapBl
     Vector u[kPatch];
     weight_row<i>(taps.at[c], u);
     for (int j = 0; j < kPatch; ++j)
-      for (int t = 0; t < kFewTiles; ++t) sum[j][t] += u[j] * v[j * v_position + t * kBlock + c];
+      for (int t = 0; t < kFewTiles; ++t)
+        sum[j][t] = multiply_add(v[j * v_position + t * kBlock + c], u[j], sum[j][t]);
   }
   for (int j = 0; j < kPatch; ++j)
     for (int t = 0; t < kFewTiles; ++t) store(m + j * m_position + t * kBlock, sum[j][t]);

@@ -75,7 +75,8 @@ PATHNET_INLINE void add_outer_products(const OuterProduct& p) {
 #pragma GCC unroll 16
     for (int c = 0; c < kRows; ++c)
 #pragma GCC unroll 16
-      for (int k = 0; k < kColumns; ++k) sum[c][k] += e[k] * p.v[t * kBlock + c];
+      for (int k = 0; k < kColumns; ++k)
+        sum[c][k] = multiply_add(p.v[t * kBlock + c], e[k], sum[c][k]);
   }
 #pragma GCC unroll 16
   for (int c = 0; c < kRows; ++c)
