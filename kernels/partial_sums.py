@@ -11,10 +11,12 @@ from torch import Tensor
 
 from pathnet.kernels.block_run import BlockRun, Shapes
 from pathnet.kernels.launch import Launch, run
-from pathnet.kernels.passes import Behind, Source, sum_slots_pass, weight_gradient_pass
+from pathnet.kernels.passes import Behind, Source, weight_gradient_pass, wide
 from pathnet.kernels.rebuilt_passes import rebuilt_weight_pass
-from pathnet.kernels.settings import weight_slots, weight_tile
+from pathnet.kernels.settings import SUMMED, WARPS, weight_slots, weight_tile
+from pathnet.kernels.traffic import requested
 from pathnet.kernels.vendor import copy_all, vendor_weight_gradient
+from pathnet.kernels.weight_gradient import sum_slots
 
 
 class PartialSums(NamedTuple):
@@ -102,3 +104,12 @@ def partial_sums(
     slots = weight_slots(end.pixels_out, programs, tile.p, largest.weights, like.element_size(), end.outputs)
     sums = torch.empty((slots, width), dtype=torch.float32, device=like.device)
     return PartialSums(blocks, shapes, sums, columns, whole)
+
+
+def sum_slots_pass(partial: Tensor, total: Tensor) -> Launch:
+    """total [weights of the run] = the sum of its slots."""
+    arguments = {"partial": partial, "total": total, "slots": len(partial), "slot_size": total.numel()}
+    grid = (triton.cdiv(total.numel(), SUMMED),)
+    constants = {"WIDE": wide(partial), "BLOCK": SUMMED}
+    reads, writes = requested(arguments, "partial"), requested(arguments, "total")
+    return Launch("sum of weight gradients", sum_slots, grid, arguments, constants, WARPS, 1, reads, writes)

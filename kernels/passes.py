@@ -13,17 +13,9 @@ from pathnet.kernels.conv_forward import conv_forward, merge
 from pathnet.kernels.data_gradient import arrive, inner_gradient, outer_gradient
 from pathnet.kernels.launch import Launch, product_dtype
 from pathnet.kernels.rebuilt import Expansion
-from pathnet.kernels.settings import (
-    STREAM_PIXELS,
-    SUMMED,
-    WARPS,
-    conv_tile,
-    stream_channels,
-    warps_of,
-    weight_tile,
-)
+from pathnet.kernels.settings import STREAM_PIXELS, WARPS, conv_tile, stream_channels, warps_of, weight_tile
 from pathnet.kernels.traffic import Geometry, requested
-from pathnet.kernels.weight_gradient import sum_slots, weight_gradient
+from pathnet.kernels.weight_gradient import weight_gradient
 from pathnet.kernels.workspace import Workspace
 
 NORM = (
@@ -299,12 +291,3 @@ def weight_gradient_pass(
     kernel = "weight_gradient of rows" if prologue == "rows" else "weight_gradient"
     warps = warps_of(kernel, g.side, tile.i, tile.o, behind.g.dtype, precision)
     return Launch(name, weight_gradient, grid, arguments, constants, warps, tile.stages, reads, writes, True)
-
-
-def sum_slots_pass(partial: Tensor, total: Tensor) -> Launch:
-    """total [weights of the run] = the sum of its slots."""
-    arguments = {"partial": partial, "total": total, "slots": len(partial), "slot_size": total.numel()}
-    grid = (triton.cdiv(total.numel(), SUMMED),)
-    constants = {"WIDE": wide(partial), "BLOCK": SUMMED}
-    reads, writes = requested(arguments, "partial"), requested(arguments, "total")
-    return Launch("sum of weight gradients", sum_slots, grid, arguments, constants, WARPS, 1, reads, writes)

@@ -18,7 +18,8 @@ from triton_cases import interpreted
 from pathnet import Gate
 from pathnet.kernels import catalogue
 from pathnet.kernels.launch import Launch, run
-from pathnet.kernels.passes import sum_slots_pass, wide
+from pathnet.kernels.partial_sums import sum_slots_pass
+from pathnet.kernels.passes import wide
 
 pytestmark = interpreted
 

@@ -17,9 +17,6 @@ from pathnet.ops.stem_train import supports_cpu as supports_train
 from pathnet.reference import Block, Conv, Norm, Relu
 from pathnet.route import Route
 
-FEWEST = (
-    3  # channels, rows, columns: sums of fewer products err too little for Winograd's transforms (docs/numerics.md)
-)
 _SHORTCUT_ALONE = Route(torch.full((1,), int(Gate.OFF), dtype=torch.int8), torch.ones(1, dtype=torch.float64))
 
 

@@ -61,9 +61,8 @@ def stage_train_run(
     if skip is not None and blocks[0][1].gate is Gate.FORWARD:
         x = x.detach()  # all gradient takes the shortcut
     if not recorded(x, skip if isinstance(skip, Tensor) else None, *run.weights, *run.norms):
-        run.layout.blocks[2::3] = [int(Gate.FORWARD)] * (
-            len(run.layout.blocks) // 3
-        )  # the same values, and the least is saved
+        # the same values, and the least is saved
+        run.layout.blocks[2::3] = [int(Gate.FORWARD)] * (len(run.layout.blocks) // 3)
     return _StageTrainRun.apply(x, skip, rows, run.layout, run.running, *run.weights, *run.norms)
 
 
