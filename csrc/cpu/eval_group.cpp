@@ -9,8 +9,6 @@
 namespace pathnet {
 namespace {
 
-constexpr int64_t kBuffers = 4;  // an image's value before and behind a block, and two inside it
-
 // What the most demanding convolution needs, in floats: to work in, and for its weights.
 struct Most {
   int64_t workspace = 0, weights = 0;
@@ -55,28 +53,33 @@ void pad_channels(const Image& from, const Block& block, bool relu, const Image&
 
 }  // namespace
 
-int64_t Group::floats(const Plan& plan, int64_t images) {
+int64_t Group::scratch_floats(const Plan& plan) {
   const Most needed = most(plan);
-  return kBuffers * images * plan.image_floats + needed.workspace + needed.weights;
+  return needed.workspace + needed.weights;
 }
 
-Group::Group(const Plan& plan, const Switches& switches, int64_t images, float* memory)
-    : plan_(plan), switches_(switches), workspace_(most(plan).workspace) {
+Group::Group(const Plan& plan, const Section& section, const Switches& switches, int64_t images,
+             float* memory, float* scratch)
+    : plan_(plan),
+      section_(section),
+      switches_(switches),
+      workspace_(most(plan).workspace),
+      scratch_(scratch) {
   for (Images* part : {&stream_, &next_, &inner_[0], &inner_[1]}) {
     part->resize(images);
-    for (Image& image : *part) image.data = memory, memory += plan.image_floats;
+    for (Image& image : *part) image.data = memory, memory += section.image_floats;
   }
-  scratch_ = memory;
 }
 
 const Image& Group::input(int64_t i) {
-  stream_[i].reshape(plan_.in.height, plan_.in.width, blocks_of(plan_.in.channels));
+  const Shape& in = section_.in;
+  stream_[i].reshape(in.height, in.width, blocks_of(in.channels));
   return stream_[i];
 }
 
 void Group::run(int64_t first, int64_t images, Crew& crew) {
   crew_ = &crew;
-  for (size_t b = 0; b < plan_.blocks.size(); ++b) {
+  for (int64_t b = section_.first; b < section_.end; ++b) {
     const Block& block = plan_.blocks[b];
     const bool identity = block.shortcut == Shortcut::kIdentity;
     sort(b, first, images);

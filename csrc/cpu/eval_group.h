@@ -7,14 +7,23 @@
 
 namespace pathnet {
 
-// A few images, taken through all blocks together, so that they stay in the cache of a thread and
-// share each reading of the weights. Threads that have no images help with the convolutions.
+// A few images, taken through the blocks of a section together, so that they stay in the cache of a
+// thread and share each reading of the weights. Threads that have no images help with the
+// convolutions.
 class Group {
  public:
-  // Floats of memory for groups of up to `images` images.
-  static int64_t floats(const Plan& plan, int64_t images);
+  // Floats of memory for up to `images` images.
+  static int64_t floats(const Section& section, int64_t images) {
+    constexpr int64_t kBuffers = 4;  // a value before and behind a block, and two inside it
+    return kBuffers * images * section.image_floats;
+  }
+  // Of scratch memory, which groups may share.
+  static int64_t scratch_floats(const Plan& plan);
 
-  Group(const Plan& plan, const Switches& switches, int64_t images, float* memory);
+  Group(const Plan& plan, const Section& section, const Switches& switches, int64_t images,
+        float* memory, float* scratch);
+
+  int64_t capacity() const { return stream_.size(); }  // in images
 
   // Where image i of the group goes in, empty and of the right shape.
   const Image& input(int64_t i);
@@ -34,11 +43,12 @@ class Group {
   Images reshaped(Images& images, size_t count, const Shape& shape);
 
   const Plan& plan_;
+  const Section section_;
   const Switches& switches_;
   const int64_t workspace_;            // floats of scratch memory; behind them weights stand
+  float* const scratch_;               // of one convolution
   Images stream_, next_;               // the value before the block and behind it
   std::array<Images, 2> inner_;        // values inside the branch
-  float* scratch_;                     // of one convolution
   Crew* crew_ = nullptr;               // of this run
   std::vector<int64_t> runs_, rests_;  // images of the group that run the block, and the others
   std::vector<float> scales_;          // the multipliers of those that run it

@@ -8,12 +8,11 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
 #include <deque>
 
-#include "eval_group.h"
+#include "eval_cascade.h"
 #include "isa.h"
 #include "stage_pack.h"
 
@@ -35,56 +34,6 @@ bool suggests_channels_last(const Tensor& x) {
 template <typename T>
 View<T> view(T* data, const Tensor& x, int64_t n) {
   return {data + n * x.stride(0), x.size(1), x.stride(1), x.stride(2), x.stride(3)};
-}
-
-// How the batch is shared out. Workers beyond the number of groups help with the convolutions.
-struct Groups {
-  int64_t workers, count, images;  // of one group, the last may be smaller
-
-  // That compute group g: its leader, and every count-th of the workers that have none.
-  int64_t threads(int64_t g) const {
-    return std::max<int64_t>(1, workers / count + (g < workers % count));
-  }
-};
-
-// Tiles that should share one reading of weights which are too large for the second cache, and
-// where threads pack for themselves, their packing.
-int64_t tiles_wanted(const ConvNorm& step) {
-  constexpr int64_t kCached = 256 << 10, kTiles = 256;
-  return step.conv.weight_floats() > kCached ? kTiles : 1;
-}
-
-// Of one image.
-int64_t multiply_adds(Plan& plan) {
-  int64_t result = 0;
-  for (const Block& block : plan.blocks) {
-    const int64_t tiles = divide_up(block.out.height, 4) * divide_up(block.out.width, 4);
-    if (block.runs)
-      for (const ConvNorm& step : block.branch) result += step.conv.weight_floats() * tiles;
-  }
-  return result;
-}
-
-// As many images as keep a block's input and inner value in the second cache, or as share the
-// reading of large weights; but so few that every thread has work.
-Groups share_out(Plan& plan, int64_t images) {
-  constexpr int64_t kCache = 200 << 10;  // floats, of the second cache's 512 Ki or more
-  constexpr int64_t kAlone = 400 << 10;  // where a thread then has one group, and packs for itself
-  constexpr int64_t kWorthSharing = 4 << 20;  // multiply-adds: to call threads takes as long
-  int64_t each = std::max<int64_t>(1, kCache / (2 * plan.image_floats));
-  for (const Block& block : plan.blocks) {
-    const int64_t tiles = divide_up(block.out.height, 4) * divide_up(block.out.width, 4);
-    for (const ConvNorm& step : block.branch)
-      each = std::max(each, divide_up(tiles_wanted(step), tiles));
-  }
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t fair = divide_up(images, threads);
-  if (fair * 2 * plan.image_floats <= kAlone) each = std::max(each, fair);
-  const int64_t count = std::max(divide_up(images, each), std::min(images, threads));
-  each = divide_up(images, count);
-  const int64_t groups = divide_up(images, each);
-  const bool share = groups < threads && multiply_adds(plan) * each > kWorthSharing;
-  return {share ? threads : std::min(groups, threads), groups, each};
 }
 
 void find_runs(Plan& plan, const Switches& switches, int64_t images) {
@@ -121,32 +70,32 @@ Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales
 
   find_runs(plan, switches, images);
   fold_norms(plan);
-  const Groups groups = share_out(plan, images);
-  if (groups.count > groups.workers) pack_weights(plan);  // else nobody would read them twice
+  const Shares shares = share_out(plan, images);
+  if (shares.rereads()) pack_weights(plan);
 
-  const int64_t floats = Group::floats(plan, groups.images);
+  const int64_t floats = Cascade::floats(plan, shares), groups = shares.groups();
   static Keeper keeper;
-  Lent memory(keeper, groups.workers * floats, "stage_eval: scratch memory");
+  Lent memory(keeper, shares.workers * floats, "stage_eval: scratch memory");
   const float* x_data = x.const_data_ptr<float>();
   float *out_data = out.mutable_data_ptr<float>(), *memory_data = memory.data();
+  const Cascade::Load load = [&](int64_t n, const Image& to) {
+    plan.kernels->load(view(x_data, x, n), to);
+  };
   std::atomic<int64_t> next{0};
   std::deque<Crew> crews;
-  for (int64_t g = 0; g < groups.count; ++g) crews.emplace_back(groups.threads(g));
-  torch::stable::parallel_for(0, groups.workers, 1, [&](int64_t begin, int64_t end) {
+  for (int64_t g = 0; g < groups; ++g) crews.emplace_back(shares.threads(g));
+  torch::stable::parallel_for(0, shares.workers, 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker) {
-      float* own = memory_data + worker * floats;
-      Group group(plan, switches, groups.images, own);
+      Cascade cascade(plan, switches, shares, memory_data + worker * floats, load);
       int64_t g;
-      while ((g = next++) < groups.count) {
+      while ((g = next++) < groups) {
         const Crew::Lead lead(crews[g]);
-        const int64_t first = g * groups.images, some = std::min(groups.images, images - first);
+        const int64_t first = shares.starts[g], some = shares.starts[g + 1] - first;
+        cascade.run(first, some, crews[g]);
         for (int64_t i = 0; i < some; ++i)
-          plan.kernels->load(view(x_data, x, first + i), group.input(i));
-        group.run(first, some, crews[g]);
-        for (int64_t i = 0; i < some; ++i)
-          plan.kernels->store(group.output(i), view(out_data, out, first + i));
+          plan.kernels->store(cascade.output(i), view(out_data, out, first + i));
       }
-      if (groups.workers > groups.count) crews[g % groups.count].help(own);
+      if (shares.workers > groups) crews[g % groups].help(cascade.scratch());
     }
   });
   return out;

@@ -199,6 +199,15 @@ int64_t image_floats(const Block& block) {
   return most;
 }
 
+// Adds a block to the last section, or to a new one where images have become much smaller.
+void add_to_sections(std::vector<Section>& sections, const Block& block) {
+  const int64_t index = sections.back().end, needed = image_floats(block);
+  if (index > 0 && 3 * needed <= 2 * sections.back().image_floats)
+    sections.push_back({index, index, block.in, needed});
+  sections.back().end = index + 1;
+  sections.back().image_floats = std::max(sections.back().image_floats, needed);
+}
+
 }  // namespace
 
 Switches::Switches(const Tensor& gates, const Tensor& scales, int64_t images, int64_t blocks) {
@@ -231,19 +240,20 @@ Plan read_plan(const Tensor& x, const std::vector<Tensor>& tensors,
 
   Plan plan;
   plan.in = plan.out = {x.size(2), x.size(3), x.size(1)};
-  plan.image_floats = floats(plan.in);
+  plan.sections = {{0, 0, plan.in, floats(plan.in)}};
   Reader reader(tensors, eps);
   const int64_t count = blocks.size() / kIntegersPerBlock;
   plan.blocks.reserve(count);
   for (int64_t b = 0; b < count; ++b) {
     plan.blocks.push_back(read_block(&blocks[b * kIntegersPerBlock], b, plan.out, reader));
     plan.out = plan.blocks.back().out;
-    plan.image_floats = std::max(plan.image_floats, image_floats(plan.blocks.back()));
+    add_to_sections(plan.sections, plan.blocks.back());
   }
   reader.finish();
-  check(plan.image_floats <= kMaxImageFloats, "stage_eval: x of shape ", to_string(x.sizes()),
-        " needs ", plan.image_floats, " floats of scratch memory an image, more than the ",
-        kMaxImageFloats, " supported. Use smaller images.");
+  for (const Section& section : plan.sections)
+    check(section.image_floats <= kMaxImageFloats, "stage_eval: x of shape ", to_string(x.sizes()),
+          " needs ", section.image_floats, " floats of scratch memory an image, more than the ",
+          kMaxImageFloats, " supported. Use smaller images.");
   return plan;
 }
 

@@ -76,11 +76,18 @@ class Switches {
   int64_t gate_image_, gate_block_, scale_image_, scale_block_;
 };
 
+// Blocks first ... end - 1, whose images are of about one size.
+struct Section {
+  int64_t first, end;
+  Shape in;
+  int64_t image_floats;  // that the largest image needs with its border
+};
+
 struct Plan {
   const EvalKernels* kernels = nullptr;
   std::vector<Block> blocks;
+  std::vector<Section> sections;  // at least one
   Shape in, out;
-  int64_t image_floats = 0;    // that the largest image needs with its border
   Tensor constants;            // folded batch norms
   std::optional<Lent> packed;  // the weights as the kernels read them; none: each thread packs
 
