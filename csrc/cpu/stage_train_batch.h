@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <map>
 #include <memory>
 #include <vector>
 
+#include "ranges.h"
 #include "stage_train_plan.h"
 
 namespace pathnet::train {
@@ -74,12 +74,12 @@ class Workers {
   // Calls body(i, workspace) once for i = 0 ... count - 1.
   template <typename Body>
   void share(int64_t count, const Body& body) const {
-    std::atomic<int64_t> next{0};
     const int64_t workers = std::min(workers_, count);
+    Ranges ranges(count, workers);
     float* const memory = data(memory_);
     torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
       for (int64_t worker = begin; worker < end; ++worker)
-        for (int64_t i; (i = next++) < count;) body(i, memory + worker * floats_);
+        for (int64_t i; (i = ranges.take(worker)) >= 0;) body(i, memory + worker * floats_);
     });
   }
 
