@@ -158,7 +158,7 @@ STEPS = (EVALUATION, TRAINING, RESTRICTED, EFFECTIVE)
 
 
 def _resnet110(batch: int, gradient_batch: int, *, compiled: bool) -> list[Case]:
-    basic = [Case(110, "basic", work, batch, compiled=compiled and work == EVALUATION) for work in STEPS]
+    basic = [Case(110, "basic", work, batch, compiled=compiled and work in (EVALUATION, TRAINING)) for work in STEPS]
     return [
         *basic,
         Case(110, "basic", EVALUATION, batch, precision="bf16"),

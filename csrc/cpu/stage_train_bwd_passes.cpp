@@ -1,4 +1,5 @@
 #include "layout.h"
+#include "recycled.h"
 #include "stage_train_bwd.h"
 
 namespace pathnet::train {
@@ -125,8 +126,8 @@ Batch BackwardPasses::zeros(const Extent& extent) {
 
 void BackwardPasses::write_x(const Batch& gradient, const uint16_t* alive) {
   if (!gradients_.needs_x()) return;
-  Tensor result = allocate({x_.size(0), x_.size(1), x_.size(2), x_.size(3)},
-                           "stage_train_bwd: the gradient of x", memory_format_of(x_));
+  Tensor result = allocate_recycled({x_.size(0), x_.size(1), x_.size(2), x_.size(3)},
+                                    "stage_train_bwd: the gradient of x", memory_format_of(x_));
   from_batch(plan_, data(gradient), plan_.in(), alive, result);
   pass_others(plan_, grad_y_, result);
   gradients_.set_x(result);
@@ -135,9 +136,9 @@ void BackwardPasses::write_x(const Batch& gradient, const uint16_t* alive) {
 void BackwardPasses::write_skip(const Batch& gradient, const uint16_t* alive) {
   if (!gradients_.needs_skip()) return;
   const Block& block = plan_.blocks[0];
-  Tensor result =
-      allocate({plan_.images, block.out_channels(), block.out().height, block.out().width},
-               "stage_train_bwd: the gradient of skip", memory_format_of(x_));
+  Tensor result = allocate_recycled(
+      {plan_.images, block.out_channels(), block.out().height, block.out().width},
+      "stage_train_bwd: the gradient of skip", memory_format_of(x_));
   from_batch(plan_, data(gradient), block.out(), alive, result);
   gradients_.set_skip(result);
 }

@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "layout.h"
+#include "recycled.h"
 #include "stage_train_batch.h"
 #include "stage_train_kept.h"
 #include "stage_train_packed.h"
@@ -203,8 +204,9 @@ std::tuple<Tensor, std::vector<Tensor>> stage_train_fwd_cpu(
   }
   Forward forward(plan, x, skip);
   forward.run();
-  Tensor y = allocate({x.size(0), plan.out_channels(), plan.out().height, plan.out().width},
-                      "stage_train_fwd: the output", memory_format_of(x));
+  Tensor y =
+      allocate_recycled({x.size(0), plan.out_channels(), plan.out().height, plan.out().width},
+                        "stage_train_fwd: the output", memory_format_of(x));
   forward.write(y);
   pass_others(plan, x, y);
   return {y, forward.saved()};
