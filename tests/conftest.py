@@ -25,6 +25,14 @@ def seeded():
 
 
 @pytest.fixture
+def threads():
+    """Sets the number of threads, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def poisoned():
     """Fresh memory holds NaN, so that an output which is not fully written shows it."""
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -67,6 +67,24 @@ def test_one_call_gives_the_bits_of_the_parts(block, shortcut):
     assert net(X[:0]).shape == (0, 10)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("images", [19, 50])
+@torch.no_grad()
+def test_an_image_has_its_bits_in_any_batch(images, count, threads):
+    """Groups of images grow from stage to stage: each must meet its own gates, values and place."""
+    net, random = make_net(), torch.Generator().manual_seed(images)
+    net.fc = nn.Identity()  # whose matrix product would depend on the batch
+    x = torch.randn(images, 3, 32, 32, generator=random)
+    gates = torch.randint(0, 2, (images, 6), generator=random, dtype=torch.int8)
+    multiplier = torch.rand(images, 6, generator=random)
+    threads(count)
+    assert calls_of(net, x) == 1
+    together = net(x, paths=Paths(gates).scaled(multiplier))
+    for i in (0, 1, 7, images // 2, images - 1):
+        alone = net(x[i : i + 1], paths=Paths(gates[i : i + 1]).scaled(multiplier[i : i + 1]))
+        assert torch.equal(together[i : i + 1], alone), i
+
+
 def hook_on_the_stem(net):
     net.conv1.register_forward_hook(lambda module, args, out: 2 * out)
 

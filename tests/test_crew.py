@@ -22,13 +22,6 @@ STAGES = {
 }
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def on_threads(threads, run) -> torch.Tensor:
     """What one thread gives, after as many as there are more give the same, time and again."""
     threads(1)
