@@ -7,7 +7,7 @@ namespace pathnet {
 
 // Raised together with SCHEMA_VERSION in pathnet/ops/schemas.py whenever a schema changes: an
 // extension of another version is not used.
-constexpr long kSchemaVersion = 11;
+constexpr long kSchemaVersion = 12;
 
 #define PATHNET_STRING_(x) #x
 #define PATHNET_STRING(x) PATHNET_STRING_(x)

@@ -33,6 +33,9 @@ struct Epilogue {
   const float* scales = nullptr;  // of each image; null: the result is not added
 };
 
+// What a mask cuts of out and v = convolution: out = v, or out + v, or v alone is added to out.
+enum class Cut { kResult, kSum, kSummand };
+
 // One image of a tensor [N, C, H, W] with any strides.
 template <typename T>
 struct View {
@@ -53,11 +56,11 @@ struct EvalKernels {
   // `in` holds phases where the convolution reads them.
   void (*convolve)(const Conv& conv, const Image* in, const Image* out, int64_t images,
                    const Epilogue& epilogue, float* workspace);
-  // The same for a 3x3 convolution of stride 1, whose results are cut: out = convolution where the
-  // bits of `masks` are set, else zero.
+  // The same for a 3x3 convolution of stride 1; what is cut is zero where bits are not set.
   void (*convolve_masked)(const Conv& conv, const Image* in, const Image* out, int64_t images,
-                          const uint16_t* const* masks, float* workspace);
+                          const uint16_t* const* masks, Cut cut, float* workspace);
   void (*mask)(const Image& image, const uint16_t* mask);  // in place
+  void (*write_mask)(const Image& image, uint16_t* mask);  // where values are above 0
   void (*split_phases)(const Image& in, const Image& out);
   // out = ReLU(in * scale + shift) per channel
   void (*affine_relu)(const Image& in, const float* scale, const float* shift, const Image& out);

@@ -78,13 +78,13 @@ const Image& Group::input(int64_t i) {
 }
 
 void Group::run(int64_t first, int64_t images, Crew& crew) {
-  crew_ = &crew;
+  crew_ = &crew, first_ = first;
   for (int64_t b = section_.first; b < section_.end; ++b) {
     const Block& block = plan_.blocks[b];
     const bool identity = block.shortcut == Shortcut::kIdentity;
     sort(b, first, images);
     if (!identity) run_shortcut(block, images);
-    if (!runs_.empty()) run_branch(block, pick(identity ? stream_ : next_, runs_));
+    if (!runs_.empty()) run_branch(b, pick(identity ? stream_ : next_, runs_));
     if (!identity) std::swap(stream_, next_);
   }
 }
@@ -133,16 +133,19 @@ void Group::run_shortcut(const Block& block, int64_t images) {
 
 // Adds the multiple of f(x) to `value`, which holds h(x), and applies the block's ReLU if it has
 // one.
-void Group::run_branch(const Block& block, const Images& value) {
+void Group::run_branch(int64_t index, const Images& value) {
   const EvalKernels& kernels = *plan_.kernels;
+  const Block& block = plan_.blocks[index];
   const size_t count = runs_.size();
   Images in = pick(stream_, runs_);
   Shape shape = block.in;
   int free = 0;
+  int64_t relu = 0;
   if (block.form == Form::kPreact) {
     const Images out = reshaped(inner_[free], count, shape);
     for (size_t i = 0; i < count; ++i)
       kernels.affine_relu(in[i], block.first_scale, block.first_shift, out[i]);
+    keep_bits(index, relu++, out);
     in = out, free ^= 1;
   }
   for (const ConvNorm& step : block.branch) {
@@ -154,11 +157,18 @@ void Group::run_branch(const Block& block, const Images& value) {
       in = phases, free ^= 1;
     }
     const bool last = &step == &block.branch.back();
+    const bool active = !last || block.form != Form::kPreact;
     const Images out = last ? value : reshaped(inner_[free], count, shape);
-    convolve(step, in, out,
-             {!last || block.form != Form::kPreact, last ? scales_.data() : nullptr});
+    convolve(step, in, out, {active, last ? scales_.data() : nullptr});
+    if (active) keep_bits(index, relu++, out);
     in = out, free ^= 1;
   }
+}
+
+void Group::keep_bits(int64_t block, int64_t relu, const Images& values) const {
+  if (plan_.bits.data == nullptr) return;
+  for (size_t i = 0; i < values.size(); ++i)
+    plan_.kernels->write_mask(values[i], plan_.bits.of(block, relu, first_ + runs_[i]));
 }
 
 }  // namespace pathnet

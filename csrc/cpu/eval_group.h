@@ -37,7 +37,8 @@ class Group {
 
   void sort(int64_t block, int64_t first, int64_t images);
   void run_shortcut(const Block& block, int64_t images);
-  void run_branch(const Block& block, const Images& value);
+  void run_branch(int64_t index, const Images& value);
+  void keep_bits(int64_t block, int64_t relu, const Images& values) const;
   void convolve(const ConvNorm& step, const Images& in, const Images& out,
                 const Epilogue& epilogue);
   Images reshaped(Images& images, size_t count, const Shape& shape);
@@ -50,6 +51,7 @@ class Group {
   Images stream_, next_;               // the value before the block and behind it
   std::array<Images, 2> inner_;        // values inside the branch
   Crew* crew_ = nullptr;               // of this run
+  int64_t first_ = 0;                  // image of the batch
   std::vector<int64_t> runs_, rests_;  // images of the group that run the block, and the others
   std::vector<float> scales_;          // the multipliers of those that run it
 };

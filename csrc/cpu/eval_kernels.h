@@ -82,12 +82,21 @@ void convolve_into(const Conv& conv, const Image* in, const Image* out, int64_t 
     Products::convolve(in, out[0], images, conv.weights, workspace, emit, conv.reads_phases());
 }
 
-void convolve_masked(const Conv& conv, const Image* in, const Image* out, int64_t images,
-                     const uint16_t* const* masks, float* workspace) {
-  const EmitMasked emit{out, masks};
+template <Cut kCut>
+void convolve_cut(const Conv& conv, const Image* in, const Image* out, int64_t images,
+                  const uint16_t* const* masks, float* workspace) {
+  const EmitMasked<kCut> emit{out, masks};
   if (conv.is_direct())
     return convolve_directly(in, out[0], images, conv.in_channels, conv.weights, emit);
   Products::convolve(in, out[0], images, conv.weights, workspace, emit, false);
+}
+
+void convolve_masked(const Conv& conv, const Image* in, const Image* out, int64_t images,
+                     const uint16_t* const* masks, Cut cut, float* workspace) {
+  const auto into = cut == Cut::kResult ? convolve_cut<Cut::kResult>
+                    : cut == Cut::kSum  ? convolve_cut<Cut::kSum>
+                                        : convolve_cut<Cut::kSummand>;
+  into(conv, in, out, images, masks, workspace);
 }
 
 void convolve_images(const Conv& conv, const Image* in, const Image* out, int64_t images,
@@ -119,6 +128,7 @@ void pack_conv(const Conv& conv, int64_t block, float* packed) {
 
 extern const EvalKernels PATHNET_EVAL_KERNELS = {
     load_image,      store_image,     pack_conv, Products::kFew, conv_workspace_floats,
-    convolve_images, convolve_masked, mask,      split_phases,   affine_relu};
+    convolve_images, convolve_masked, mask,      write_mask,     split_phases,
+    affine_relu};
 
 }  // namespace pathnet

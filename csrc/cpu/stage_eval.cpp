@@ -5,6 +5,8 @@
 // that activations stay in its cache and the batch is read once and written once. A block that is
 // OFF on an identity shortcut does nothing. An image's result depends on that image alone, so the
 // bits depend neither on the groups nor on the number of threads.
+#include "stage_eval.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -54,14 +56,10 @@ const EvalKernels& kernels_of(const std::string& precision) {
   return *kernels;
 }
 
-Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales,
-                      std::vector<Tensor> tensors, std::vector<int64_t> blocks,
-                      std::vector<double> eps, std::string precision) {
-  Plan plan = read_plan(x, tensors, blocks, eps);
-  plan.kernels = &kernels_of(precision);
-  const int64_t images = x.size(0), count = plan.blocks.size();
-  const Switches switches(gates, scales, images, count);
+}  // namespace
 
+Tensor evaluate(Plan& plan, const Switches& switches, const Tensor& x) {
+  const int64_t images = x.size(0);
   const auto format = suggests_channels_last(x) ? torch::headeronly::MemoryFormat::ChannelsLast
                                                 : torch::headeronly::MemoryFormat::Contiguous;
   const std::array<int64_t, 4> sizes = {images, plan.out.channels, plan.out.height, plan.out.width};
@@ -99,6 +97,17 @@ Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales
     }
   });
   return out;
+}
+
+namespace {
+
+Tensor stage_eval_cpu(const Tensor& x, const Tensor& gates, const Tensor& scales,
+                      std::vector<Tensor> tensors, std::vector<int64_t> blocks,
+                      std::vector<double> eps, std::string precision) {
+  Plan plan = read_plan(x, tensors, blocks, eps);
+  plan.kernels = &kernels_of(precision);
+  const Switches switches(gates, scales, x.size(0), plan.blocks.size());
+  return evaluate(plan, switches, x);
 }
 
 }  // namespace

@@ -83,6 +83,16 @@ struct Section {
   int64_t image_floats;  // that the largest image needs with its border
 };
 
+// Where the values behind the two ReLUs of every block are above 0, if anybody asks for it: a mask
+// [blocks, height, width] of each image of the batch.
+struct Bits {
+  uint16_t* data = nullptr;
+  int64_t images = 0, words = 0;  // of one mask
+  uint16_t* of(int64_t block, int64_t relu, int64_t image) const {
+    return data + ((2 * block + relu) * images + image) * words;
+  }
+};
+
 struct Plan {
   const EvalKernels* kernels = nullptr;
   std::vector<Block> blocks;
@@ -90,6 +100,7 @@ struct Plan {
   Shape in, out;
   Tensor constants;            // folded batch norms
   std::optional<Lent> packed;  // the weights as the kernels read them; none: each thread packs
+  Bits bits;
 
   // The convolutions that run for at least one image.
   template <typename Visit>

@@ -136,9 +136,9 @@ void BackwardPasses::write_x(const Batch& gradient, const uint16_t* alive) {
 void BackwardPasses::write_skip(const Batch& gradient, const uint16_t* alive) {
   if (!gradients_.needs_skip()) return;
   const Block& block = plan_.blocks[0];
-  Tensor result = allocate_recycled(
-      {plan_.images, block.out_channels(), block.out().height, block.out().width},
-      "stage_train_bwd: the gradient of skip", memory_format_of(x_));
+  Tensor result =
+      allocate_recycled({plan_.images, block.out_channels(), block.out().height, block.out().width},
+                        "stage_train_bwd: the gradient of skip", memory_format_of(x_));
   from_batch(plan_, data(gradient), block.out(), alive, result);
   gradients_.set_skip(result);
 }

@@ -24,6 +24,7 @@ STEMS: dict[tuple[type, ...], type] = {
     (Conv,): NoneType,
 }  # the same of the shortcut of a block without f, numbered on from the forms
 IDENTITY, PAD, CONV = range(3)
+WIDE = 128  # channels; with more, few images do not pay for transformed weights
 
 
 class Facts(NamedTuple):

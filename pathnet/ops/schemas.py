@@ -9,7 +9,7 @@ import torch
 
 from pathnet import extension
 
-SCHEMA_VERSION = 11  # compiled into the extension too; raise it with every change of a schema below
+SCHEMA_VERSION = 12  # compiled into the extension too; raise it with every change of a schema below
 
 SCHEMAS = (
     # A stage of gated blocks in evaluation, batch norm folded. csrc/cpu/stage_eval.cpp
@@ -77,6 +77,13 @@ SCHEMAS = (
     # What these launch: pass, and bytes read, written, requested and of partial sums, for each launch.
     # pathnet/ops/stage_train_cuda_count.py
     "stage_train_cuda_count(int[] numbers, int itemsize, bool backward) -> int[]",
+    # Blocks in evaluation whose input alone gets a gradient, one form of basic or pre-activation blocks that keep the
+    # shape; arguments as for stage_eval. masks: int16 [2 blocks, N, C / 16, H, W], a bit a channel, where the values
+    # behind the two ReLUs of each block are above 0. csrc/cpu/input_grad.cpp
+    "input_grad_fwd(Tensor x, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps) -> (Tensor y, Tensor masks)",
+    # The gradient of x alone; grad_y [k N, C, H, W] may hold several.
+    "input_grad_bwd(Tensor grad_y, Tensor masks, Tensor scales, Tensor[] tensors, int[] blocks, float[] eps)"
+    " -> Tensor[]",
     # Batch norm, ReLU and, if `pool`, 3x3 max pooling of stride 2, float32, u and y in channels_last.
     # norm: weight, bias; running: mean, variance, which moves in place if `update`; winners: a byte a value of a
     # pooled y, else empty. csrc/cpu/stem_train.cpp

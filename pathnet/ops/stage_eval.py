@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pathnet import extension
 from pathnet.backend import choose
-from pathnet.ops.eval_blocks import CONV, Chain, arguments, facts_of
+from pathnet.ops.eval_blocks import CONV, WIDE, Chain, arguments, facts_of
 from pathnet.ops.parameters import holds_modules
 from pathnet.ops.schemas import library
 from pathnet.ops.stage_eval_triton import stage_eval_triton, supports_triton
@@ -85,7 +85,7 @@ def loses_cpu(
 
 CONVS = (2, 2, 3, 0, 0)  # of the residual function, by form
 TILE = 4  # side of what one Winograd tile puts out
-WIDE, FEWEST_TILES = 128, 4  # more channels than this ask for so many tiles
+FEWEST_TILES = 4  # that wide convolutions ask for
 MULTIPLY_BF16 = ("avx512_bf16", "amx")  # instruction sets (csrc/cpu/isa.h)
 LOSES = {"triton": loses_triton, "cpu": loses_cpu}
 SUPPORTS = {"triton": supports_triton, "cpu": supports_cpu, "reference": lambda *call: None}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pathnet import extension
 from pathnet.ops.eval_blocks import unfit_conv
+from pathnet.ops.input_grad import gives_input_grad, input_grad
 from pathnet.ops.stage_train_forms import BASIC, KERNELS, form_of, strides
 from pathnet.ops.stage_train_run import Projection, stage_train_run
 from pathnet.ops.stage_train_runs import Gated, one_gate, skip_of, stage_in_runs, unfit_transform
@@ -26,7 +27,11 @@ def stage_train_cpu(x: Tensor, blocks: Sequence[Block], route: Route | None) -> 
 
 
 def _train_run(x: Tensor, skip: Tensor | Pad | Projection | None, run: list[Gated]) -> Tensor:
-    return stage_train_run(_with_even_sides(x, run[0][0]), skip, run)
+    behind = 0 if skip is None else 1
+    input_alone = gives_input_grad(x, run[behind:])
+    if behind or not input_alone:
+        x = stage_train_run(_with_even_sides(x, run[0][0]), skip, run[:behind] if input_alone else run)
+    return input_grad(x, run[behind:]) if input_alone else x
 
 
 def _block_of_rows(x: Tensor, spec: Block, step: Step) -> Tensor:
