@@ -113,6 +113,26 @@ def test_only_where_nothing_else_is_asked_for():
     assert "input_grad_fwd" not in calls_of(frozen_stage("bottleneck"), stream())
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_block_that_is_wider_inside_trains_as_ever(form):
+    stage = frozen_stage(form)
+    norm = "bn2" if form == "preact" else "bn1"
+    for block in stage:
+        block.conv1, block.conv2 = (
+            nn.Conv2d(C, 48, 3, padding=1, bias=False),
+            nn.Conv2d(48, C, 3, padding=1, bias=False),
+        )
+        setattr(block, norm, nn.BatchNorm2d(48))
+    stage.eval().requires_grad_(False)
+    assert "input_grad_fwd" not in calls_of(stage, stream())
+    call = arguments(facts_of(specs(stage)))
+    with pytest.raises(ValueError, match="from and to the channels of x"):
+        torch.ops.pathnet.input_grad_fwd(torch.randn(2, C, 9, 8), torch.ones(3), *call)
+    with pytest.raises(ValueError, match="from and to the channels of x"):
+        masks = torch.zeros(6, 2, 1, 9, 8, dtype=torch.int16)
+        torch.ops.pathnet.input_grad_bwd(torch.randn(2, C, 9, 8), masks, torch.ones(3), *call)
+
+
 def test_a_whole_net_and_a_second_derivative():
     net = PathResNet(14, in_channels=1).eval().requires_grad_(False)
     x = torch.randn(4, 1, 32, 32, requires_grad=True)

@@ -24,11 +24,18 @@ Plan read_blocks(const char* op, const Tensor& x, const std::vector<Tensor>& ten
   Plan plan = read_plan(x, tensors, blocks, eps);
   check(!plan.blocks.empty(), op, ": blocks must hold at least one block.");
   plan.kernels = &eval_kernels();
+  const auto fits = [&](const ConvNorm& step) {
+    const Conv& conv = step.conv;
+    return conv.kernel == 3 && conv.stride == 1 && conv.in_channels == plan.in.channels &&
+           conv.out_channels == plan.in.channels;
+  };
   for (Block& block : plan.blocks) {
     const bool two = block.form == Form::kBasic || block.form == Form::kPreact;
-    check(two && block.shortcut == Shortcut::kIdentity && block.form == plan.blocks[0].form, op,
+    check(two && block.shortcut == Shortcut::kIdentity && block.form == plan.blocks[0].form &&
+              std::all_of(block.branch.begin(), block.branch.end(), fits),
+          op,
           ": blocks must be basic ones or pre-activation ones, all of one form, with an identity "
-          "shortcut.");
+          "shortcut and 3x3 convolutions of stride 1 from and to the channels of x.");
     block.runs = true;
   }
   return plan;

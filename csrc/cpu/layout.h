@@ -1,5 +1,8 @@
 #pragma once
+#include <algorithm>
+
 #include "../check.h"
+#include "eval.h"
 
 namespace pathnet {
 
@@ -14,6 +17,12 @@ inline torch::headeronly::MemoryFormat memory_format_of(const Tensor& x) {
     least = x.stride(d) * std::max<int64_t>(x.size(d), 1);
   }
   return torch::headeronly::MemoryFormat::ChannelsLast;
+}
+
+// Image n of a tensor [N, C, H, W].
+template <typename T>
+View<T> view(T* data, const Tensor& x, int64_t n) {
+  return {data + n * x.stride(0), x.size(1), x.stride(1), x.stride(2), x.stride(3)};
 }
 
 }  // namespace pathnet

@@ -12,11 +12,6 @@
 namespace pathnet {
 namespace {
 
-template <typename T>
-View<T> view(T* data, const Tensor& x, int64_t n) {
-  return {data + n * x.stride(0), x.size(1), x.stride(1), x.stride(2), x.stride(3)};
-}
-
 // Packs all weights, on all threads.
 Lent pack_weights(const char* op, Walk& walk) {
   static Keeper keeper;

@@ -16,27 +16,11 @@
 
 #include "eval_cascade.h"
 #include "isa.h"
+#include "layout.h"
 #include "stage_pack.h"
 
 namespace pathnet {
 namespace {
-
-// The rule of Tensor.suggest_memory_format for four dimensions.
-bool suggests_channels_last(const Tensor& x) {
-  int64_t least = 0;
-  if (x.stride(1) == 0) return false;
-  for (const int64_t d : {1, 3, 2, 0}) {
-    if (x.size(d) == 0 || x.stride(d) < least) return false;
-    if (d == 0 && least == x.stride(1)) return false;  // [N, 1, 1, 1] and the like: contiguous
-    least = x.stride(d) * std::max<int64_t>(x.size(d), 1);
-  }
-  return true;
-}
-
-template <typename T>
-View<T> view(T* data, const Tensor& x, int64_t n) {
-  return {data + n * x.stride(0), x.size(1), x.stride(1), x.stride(2), x.stride(3)};
-}
 
 void find_runs(Plan& plan, const Switches& switches, int64_t images) {
   for (size_t b = 0; b < plan.blocks.size(); ++b)
@@ -60,10 +44,8 @@ const EvalKernels& kernels_of(const std::string& precision) {
 
 Tensor evaluate(Plan& plan, const Switches& switches, const Tensor& x) {
   const int64_t images = x.size(0);
-  const auto format = suggests_channels_last(x) ? torch::headeronly::MemoryFormat::ChannelsLast
-                                                : torch::headeronly::MemoryFormat::Contiguous;
   const std::array<int64_t, 4> sizes = {images, plan.out.channels, plan.out.height, plan.out.width};
-  Tensor out = allocate_recycled(sizes, "stage_eval: the output", format);
+  Tensor out = allocate_recycled(sizes, "stage_eval: the output", memory_format_of(x));
   if (images == 0) return out;
 
   find_runs(plan, switches, images);

@@ -30,17 +30,17 @@ def gives_input_grad(x: Tensor, run: Sequence[tuple[Block, Step]]) -> bool:
     """Whether x alone asks for a gradient, and the blocks are of one form that keeps the shape, in evaluation."""
     if not run or not x.requires_grad or not torch.is_grad_enabled():
         return False
-    forms = set()
+    kinds: set[tuple[int, torch.Size]] = set()
     for (spec, step), facts in zip(run, facts_of([spec for spec, _ in run]), strict=True):
         if step.gate not in (Gate.FULL, Gate.FROZEN) or isinstance(step.multiplier, Tensor):
             return False
         if facts.unfit or facts.batch_stats or facts.stride != 1 or facts.widest > WIDE:
             return False
         form, _, shortcut, _ = facts.numbers
-        forms.add(form)
+        kinds.update((form, weight.shape) for weight in facts.tensors if weight.dim() == 4)
         if form not in FORMS or shortcut != IDENTITY or any(p.requires_grad for p in layer_parameters(spec.residual)):
             return False
-    return len(forms) == 1
+    return len(kinds) == 1 and all(shape[0] == shape[1] for _, shape in kinds)  # a block may be wider inside
 
 
 class _InputGrad(torch.autograd.Function):
