@@ -50,6 +50,20 @@ std::vector<int64_t> cut(int64_t images, int64_t threads, int64_t least, int64_t
   return starts;
 }
 
+// Sections through which as many images go together are one: to part them would be to copy.
+void join(std::vector<Section>& sections, std::vector<int64_t>& together) {
+  size_t last = 0;
+  for (size_t s = 1; s < sections.size(); ++s) {
+    if (together[s] != together[last]) {
+      sections[++last] = sections[s], together[last] = together[s];
+      continue;
+    }
+    sections[last].end = sections[s].end;
+    sections[last].image_floats = std::max(sections[last].image_floats, sections[s].image_floats);
+  }
+  sections.resize(last + 1), together.resize(last + 1);
+}
+
 }  // namespace
 
 Shares share_out(Plan& plan, int64_t images) {
@@ -65,6 +79,7 @@ Shares share_out(Plan& plan, int64_t images) {
   }
   const bool alone = 2 * fair * largest <= kAlone;
   for (int64_t& together : shares.together) together = alone ? fair : std::min(together, fair);
+  join(plan.sections, shares.together);
   shares.starts = cut(images, threads, shares.together.front(), shares.together.back());
   const bool share =
       shares.groups() < threads && multiply_adds(plan) * shares.together.back() > kWorthSharing;

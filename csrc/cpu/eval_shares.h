@@ -21,6 +21,7 @@ struct Shares {
   bool rereads() const { return groups() > workers || together.front() < together.back(); }
 };
 
+// Joins sections of the plan that gain nothing by standing apart.
 Shares share_out(Plan& plan, int64_t images);
 
 }  // namespace pathnet
